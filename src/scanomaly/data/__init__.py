@@ -1,0 +1,1 @@
+"""Files to batches: manifests, images, masks, augmentation. Loads no torch by itself."""

@@ -1,0 +1,305 @@
+"""Detector x split -> Evaluation: the only place that scores a test split.
+
+n images, S method's side, H W pixels of the file
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scanomaly.config.run import Run
+from scanomaly.data.images import read_image, read_mask
+from scanomaly.data.manifest import Manifest, Row
+from scanomaly.errors import DataError
+from scanomaly.inference import FittedDetector, Scored
+from scanomaly.metrics import (
+    Estimate,
+    Stratum,
+    auroc_by_stratum,
+    bin_names,
+    bins_of,
+    image_metrics,
+    pixel_metrics,
+)
+
+Protocol = Literal["honest", "paper"]
+PixelGrid = Literal["model", "native"]
+
+PAPER_BATCH = 64
+SIZE_EDGES = (0.0, 2.5, 5.0, 10.0, 20.0, 100.0)
+"""Bins of lesion size: diameter of a disc of the mask's area, in percent of the image side."""
+PANELS_OF_A_KIND = 4
+PANEL_KINDS = ("hit", "miss", "false alarm", "correct rejection")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredImage:
+    """One line of predictions.csv."""
+
+    id: str
+    patient: str | None
+    label: bool | None
+    score: float
+    p_value: float | None
+    flagged: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One row of pictures: everything on the file's own grid.
+
+    image: uint8 (H, W, 3). anomaly_map: float (H, W), scaled so that 0..1 is the calibrated range.
+    reconstruction: uint8 (H, W, 3). truth: bool (H, W). Both None where there is none.
+    """
+
+    kind: str
+    scored: ScoredImage
+    image: NDArray[np.uint8]
+    anomaly_map: NDArray[np.float32]
+    reconstruction: NDArray[np.uint8] | None
+    truth: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All that a report says."""
+
+    run: Run
+    dataset: str
+    protocol: Protocol
+    pixel_grid: str
+    """In words, such as `model 224x224`."""
+    splits: Mapping[str, str]
+    """What each split did: trained, chose the checkpoint, calibrated, scored."""
+    image: Mapping[str, Estimate]
+    pixel: Mapping[str, Estimate]
+    by_size: Mapping[str, Stratum]
+    """Lesion size as percent of the image side -> its positives against all negatives."""
+    rows: tuple[ScoredImage, ...]
+    panels: tuple[Panel, ...]
+    threshold: float | None
+    false_alarm_rate: float | None
+    resampled: str
+    """What the intervals resample: patients or images."""
+    seconds_per_image: float
+    weights: tuple[str, ...]
+    """Pretrained weights and their licences."""
+    notes: tuple[str, ...]
+    """Everything a reader must know before trusting the numbers."""
+
+
+def evaluate(
+    fitted: FittedDetector,
+    manifest: Manifest,
+    *,
+    protocol: Protocol = "honest",
+    pixel_grid: PixelGrid = "model",
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score the test split of `manifest`. Raises DataError when there is none."""
+    test = manifest.split("test")
+    if not test.rows:
+        raise DataError(
+            f"{manifest.dataset}: expected a test split to evaluate on, found none "
+            f"({manifest.source}); add test/good and test/Ungood, or use predict."
+        )
+    test, notes = _paper_order(test, fitted.run.fit.seed) if protocol == "paper" else (test, [])
+    started = time.monotonic()
+    scored = _score(fitted, test, progress)
+    seconds = (time.monotonic() - started) / len(test)
+    rows = tuple(_line(fitted, one) for one in scored)
+    labelled = [i for i, row in enumerate(rows) if row.label is not None]
+    notes += _notes(fitted, manifest, test)
+    if not labelled:
+        raise DataError(f"{manifest.dataset}: no test image has a label; use predict instead.")
+    if len(labelled) < len(rows):
+        notes.append(f"{len(rows) - len(labelled)} test images without a label were left out.")
+    rows, scored = tuple(rows[i] for i in labelled), [scored[i] for i in labelled]
+    test = replace(test, rows=tuple(one.row for one in scored))
+    pixel, sizes = _pixels(scored, test, pixel_grid, notes)
+    scores, labels = [row.score for row in rows], [bool(row.label) for row in rows]
+    return Evaluation(
+        run=fitted.run,
+        dataset=manifest.dataset,
+        protocol=protocol,
+        pixel_grid=_grid_words(pixel_grid, fitted),
+        splits={**fitted.splits, "scored": f"test: {_count_words(test)}"},
+        image=image_metrics(scores, labels, test.groups()),
+        pixel=pixel,
+        by_size=_by_size(scores, labels, sizes, test),
+        rows=rows,
+        panels=_panels(fitted, test, rows),
+        threshold=fitted.calibration.threshold if fitted.calibration else None,
+        false_alarm_rate=fitted.calibration.false_alarm_rate if fitted.calibration else None,
+        resampled="patients" if test.patients_known else "images (patients are unknown)",
+        seconds_per_image=seconds,
+        weights=fitted.weights,
+        notes=tuple(notes),
+    )
+
+
+def _score(
+    fitted: FittedDetector, test: Manifest, progress: Callable[[int, int], None] | None
+) -> list[Scored]:
+    """Every test image, reconstructions dropped at once: only scores and maps are kept."""
+    kept: list[Scored] = []
+    for one in fitted.score_rows(test, with_masks=True):
+        kept.append(replace(one, reconstruction=None))
+        if progress:
+            progress(len(kept), len(test))
+    return kept
+
+
+def _line(fitted: FittedDetector, one: Scored) -> ScoredImage:
+    calibration = fitted.calibration
+    return ScoredImage(
+        id=one.row.id,
+        patient=one.row.patient,
+        label=one.row.label,
+        score=one.score,
+        p_value=calibration.p_value(one.score) if calibration else None,
+        flagged=calibration.flagged(one.score) if calibration else None,
+    )
+
+
+def _paper_order(test: Manifest, seed: int) -> tuple[Manifest, list[str]]:
+    """QFAE's loader: files shuffled with the seed, batches of 64, the last incomplete one lost."""
+    rows = list(test.rows)
+    random.Random(seed).shuffle(rows)
+    kept = len(rows) // PAPER_BATCH * PAPER_BATCH or len(rows)
+    note = (
+        f"Published protocol: test files are shuffled (seed {seed}, sorted first because listing "
+        f"order is not portable) and the last incomplete batch of {PAPER_BATCH} is dropped: "
+        f"{len(rows) - kept} of {len(rows)} images are not scored."
+    )
+    return replace(test, rows=tuple(rows[:kept])), [note]
+
+
+def _notes(fitted: FittedDetector, manifest: Manifest, test: Manifest) -> list[str]:
+    notes = [
+        f"{len(patients)} patients occur in both {first} and {second}: results are too good."
+        for (first, second), patients in manifest.patient_overlap().items()
+    ]
+    if fitted.calibration is None:
+        notes.append("Not calibrated: scores have no p-value and nothing is flagged.")
+    elif not fitted.calibration.can_flag:
+        notes.append(
+            f"{len(fitted.calibration.scores)} healthy images are too few to flag anything at a "
+            f"false-alarm rate of {fitted.calibration.false_alarm_rate:g}."
+        )
+    if not test.patients_known:
+        notes.append("Patients are unknown: intervals resample single images and are too narrow.")
+    return notes
+
+
+def _pixels(
+    scored: Sequence[Scored], test: Manifest, grid: PixelGrid, notes: list[str]
+) -> tuple[dict[str, Estimate], list[float]]:
+    """Pixel metrics, and each image's lesion size in percent of its side (0 without a mask)."""
+    masks = [PIXEL_GRIDS[grid](one)[1] for one in scored]
+    known = [i for i, mask in enumerate(masks) if mask is not None]
+    sizes = [0.0 if mask is None else _disc_diameter(mask) for mask in masks]
+    if len(known) < len(scored):
+        notes.append(
+            f"{len(scored) - len(known)} abnormal test images without a mask "
+            "are left out of pixel metrics."
+        )
+    if not test.has_masks:
+        why = "this data set has no masks"
+        return {name: Estimate.undefined(why) for name in PIXEL_NAMES}, sizes
+    maps = [PIXEL_GRIDS[grid](scored[i])[0] for i in known]
+    groups = test.groups()
+    return (
+        pixel_metrics(maps, [masks[i] for i in known], [groups[i] for i in known]),  # type: ignore[misc]
+        sizes,
+    )
+
+
+PIXEL_NAMES = ("auroc", "ap", "aupro_0.3", "dice_best")
+
+
+def _on_model_grid(one: Scored) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    return one.anomaly_map, one.mask
+
+
+def _on_native_grid(one: Scored) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    return one.geometry.to_input_grid(one.anomaly_map), native_mask(one.row, one.geometry.size)
+
+
+PIXEL_GRIDS: Mapping[str, Callable[[Scored], tuple[NDArray[np.float32], NDArray[np.bool_] | None]]]
+PIXEL_GRIDS = {"model": _on_model_grid, "native": _on_native_grid}
+
+
+def native_mask(row: Row, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """A row's mask on the file's grid; zeros for a normal image, None when unknown."""
+    if row.mask is not None:
+        return read_mask(row.mask, size, row.path)
+    return np.zeros(size, bool) if row.label is False else None
+
+
+def _disc_diameter(mask: NDArray[np.bool_]) -> float:
+    return float(200 * np.sqrt(mask.mean() / np.pi))
+
+
+def _by_size(
+    scores: Sequence[float], labels: Sequence[bool], sizes: Sequence[float], test: Manifest
+) -> dict[str, Stratum]:
+    if not any(sizes):
+        return {}
+    strata = [
+        name if size > 0 else None
+        for name, size in zip(bins_of(sizes, SIZE_EDGES), sizes, strict=True)
+    ]
+    return auroc_by_stratum(scores, labels, strata, test.groups(), names=bin_names(SIZE_EDGES))
+
+
+def _panels(
+    fitted: FittedDetector, test: Manifest, rows: Sequence[ScoredImage]
+) -> tuple[Panel, ...]:
+    """The clearest hits and rejections, the worst misses and false alarms."""
+    threshold = np.median([row.score for row in rows])
+
+    def flagged(row: ScoredImage) -> bool:
+        return row.score > threshold if row.flagged is None else row.flagged
+
+    kinds = {(True, True): 0, (True, False): 1, (False, True): 2, (False, False): 3}
+    chosen: list[tuple[str, int]] = []
+    for (label, flag), kind in kinds.items():
+        found = [i for i, row in enumerate(rows) if row.label == label and flagged(row) == flag]
+        found.sort(key=lambda i: rows[i].score, reverse=flag)
+        chosen += [(PANEL_KINDS[kind], i) for i in found[:PANELS_OF_A_KIND]]
+    subset = replace(test, rows=tuple(test.rows[i] for _, i in chosen))
+    return tuple(
+        _panel(fitted, kind, rows[i], one)
+        for (kind, i), one in zip(chosen, fitted.score_rows(subset), strict=True)
+    )
+
+
+def _panel(fitted: FittedDetector, kind: str, line: ScoredImage, one: Scored) -> Panel:
+    pixels = read_image(one.row.path, fitted.run.data.window)
+    image = pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8)
+    return Panel(
+        kind=kind,
+        scored=line,
+        image=image,
+        anomaly_map=fitted.scaled(one.geometry.to_input_grid(one.anomaly_map)),
+        reconstruction=one.reconstruction_on_input_grid(),
+        truth=native_mask(one.row, one.geometry.size),
+    )
+
+
+def _grid_words(grid: PixelGrid, fitted: FittedDetector) -> str:
+    side = fitted.detector.input_spec.side
+    return f"model {side}x{side}" if grid == "model" else "native, each file's own"
+
+
+def _count_words(manifest: Manifest) -> str:
+    good, abnormal = len(manifest.normals()), len(manifest.abnormals())
+    return f"{good} normal and {abnormal} abnormal images"

@@ -1,0 +1,270 @@
+"""A fitted detector that takes files and arrays and answers on their own grid.
+
+n images, S method's side, H W pixels of the file
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scanomaly.backbones.weights import describe
+from scanomaly.calibration import Calibration
+from scanomaly.checkpoint import load_calibration, load_detector, load_training
+from scanomaly.config.fit import Precision
+from scanomaly.config.run import Run, backbone_names
+from scanomaly.data.dataset import ImageDataset, Item, collate
+from scanomaly.data.images import as_image
+from scanomaly.data.manifest import Manifest, Row, list_images
+from scanomaly.data.transform import Geometry, prepare
+from scanomaly.errors import DataError
+from scanomaly.methods import Detector
+from scanomaly.records import Batch, Prediction
+
+Result = TypeVar("Result")
+OnError = Callable[[Row, DataError], None]
+BATCH = 16
+DECODING_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One image of a manifest, on the method's grid.
+
+    anomaly_map: float32 (S, S). mask: bool (S, S), None when unread or unknown.
+    reconstruction: float32 (S, S, 3) in 0..1.
+    """
+
+    row: Row
+    score: float
+    anomaly_map: NDArray[np.float32]
+    geometry: Geometry
+    mask: NDArray[np.bool_] | None = None
+    reconstruction: NDArray[np.float32] | None = None
+
+    def reconstruction_on_input_grid(self) -> NDArray[np.uint8] | None:
+        """uint8 (H, W, 3), None if the method does not reconstruct."""
+        if self.reconstruction is None:
+            return None
+        back = self.geometry.to_input_grid(self.reconstruction)
+        return (back.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a detector says of one image, on the image's own pixel grid.
+
+    score: higher = more anomalous. p_value: rank among held-out healthy images. flagged: at the
+    calibrated false-alarm rate; both None without calibration. anomaly_map: float32 (H, W).
+    reconstruction: uint8 (H, W, 3), None if the method does not reconstruct.
+    """
+
+    id: str
+    score: float
+    p_value: float | None
+    flagged: bool | None
+    anomaly_map: NDArray[np.float32]
+    reconstruction: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class FittedDetector:
+    """A detector, the run that made it, and its calibration."""
+
+    run: Run
+    detector: Detector
+    calibration: Calibration | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "auto", precision: Precision = "fp32") -> Self:
+        """Load a run folder. Raises CheckpointError or WeightsError."""
+        detector, run = load_detector(folder)
+        detector.to(resolve_device(device)).use_precision(precision)
+        record = load_training(folder)
+        splits = (
+            {}
+            if record is None
+            else {
+                "trained": record.trained_on,
+                "chose the checkpoint": record.checkpoint,
+                "calibrated": record.calibrated_on,
+                "warm start": record.warm_start,
+            }
+        )
+        return cls(run, detector, load_calibration(folder), splits)
+
+    def score(self, image: Path | str | NDArray[Any]) -> Finding:
+        """Score one file or array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+
+        uint8, or float in 0..1; deeper images go through the run's intensity window. Raises
+        DataError naming the file.
+        """
+        if isinstance(image, np.ndarray):
+            pixels = as_image(image, self.run.data.window)
+            tensor, geometry = prepare(pixels, self.detector.input_spec, self.run.data.preprocess)
+            item = Item(tensor, "array", None, None, geometry)
+            row = Row("array", Path("array"))
+            return self.finding(next(_usable(self._predicted([(row, item)]), None))[1])
+        rows = tuple(list_images([Path(image)]))
+        if len(rows) != 1:
+            raise DataError(f"{image}: expected one image, found {len(rows)}; use score_rows.")
+        return self.finding(next(iter(self.score_rows(Manifest(rows, "", "files")))))
+
+    def score_rows(
+        self,
+        manifest: Manifest,
+        *,
+        with_masks: bool = False,
+        on_error: OnError | None = None,
+    ) -> Iterator[Scored]:
+        """Score every image in order; one batch is in memory at a time.
+
+        on_error is told of an image that cannot be used, which is then left out; without it the
+        first such image raises DataError.
+        """
+        images = ImageDataset(
+            manifest, self.detector.input_spec, self.run.data, with_masks=with_masks
+        )
+        with ThreadPoolExecutor(DECODING_THREADS) as pool:
+            for indices in _batched(len(manifest)):
+                rows = manifest.rows[indices.start : indices.stop]
+                decoded = pool.map(lambda i: _decode(images, i), indices)
+                pairs = list(_usable(zip(rows, decoded, strict=True), on_error))
+                for _, scored in _usable(self._predicted(pairs), on_error):
+                    yield scored
+
+    def _predicted(
+        self, pairs: Sequence[tuple[Row, Item]]
+    ) -> Iterator[tuple[Row, Scored | DataError]]:
+        if not pairs:
+            return
+        batch = collate([item for _, item in pairs]).to(self.detector.device)
+        yield from _split(self.detector.predict(batch), pairs)
+
+    def finding(self, scored: Scored) -> Finding:
+        """A score with its meaning, on the file's grid."""
+        calibration = self.calibration
+        return Finding(
+            id=scored.row.id,
+            score=scored.score,
+            p_value=calibration.p_value(scored.score) if calibration else None,
+            flagged=calibration.flagged(scored.score) if calibration else None,
+            anomaly_map=scored.geometry.to_input_grid(scored.anomaly_map),
+            reconstruction=scored.reconstruction_on_input_grid(),
+        )
+
+    def scaled(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A map with its calibrated range on 0..1, the same for every image; not clipped.
+
+        Without calibration: the map's own range.
+        """
+        if self.calibration is not None:
+            low, high = self.calibration.map_range
+        else:
+            low, high = float(anomaly_map.min()), float(anomaly_map.max())
+        return ((anomaly_map - low) / max(high - low, 1e-12)).astype(np.float32)
+
+    def calibrated(self, normals: Manifest, source: str) -> Calibration:
+        """Fit a calibration on healthy images that did not train the detector."""
+        images = ImageDataset(normals, self.detector.input_spec, self.run.data, with_masks=False)
+        return self.detector.calibrate(
+            _batches(images, self.detector.device),
+            false_alarm_rate=self.run.data.false_alarm_rate,
+            source=source,
+        )
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Pretrained weights the detector uses, with their licences."""
+        return tuple(f"{name}: {describe(name).licence}" for name in backbone_names(self.run))
+
+
+def _batched(count: int) -> Iterator[range]:
+    return (range(i, min(i + BATCH, count)) for i in range(0, count, BATCH))
+
+
+def _decode(images: ImageDataset, index: int) -> Item | DataError:
+    try:
+        return images[index]
+    except DataError as error:
+        return error
+
+
+def _usable(
+    results: Iterable[tuple[Row, Result | DataError]], on_error: OnError | None
+) -> Iterator[tuple[Row, Result]]:
+    """Those that are no error; on_error is told of the others, without it the first is raised."""
+    for row, result in results:
+        if not isinstance(result, DataError):
+            yield row, result
+        elif on_error is None:
+            raise result
+        else:
+            on_error(row, result)
+
+
+def _batches(images: ImageDataset, device: torch.device) -> Iterable[Batch]:
+    for indices in _batched(len(images)):
+        yield collate([images[i] for i in indices]).to(device)
+
+
+def _split(
+    prediction: Prediction, pairs: Sequence[tuple[Row, Item]]
+) -> Iterator[tuple[Row, Scored | DataError]]:
+    """The batch's images one by one; an error in place of a score that is not finite."""
+    scores = prediction.score.float().cpu().tolist()
+    maps = prediction.anomaly_map.float().cpu().numpy()
+    reconstruction = prediction.reconstruction
+    pictures = (
+        None if reconstruction is None else reconstruction.permute(0, 2, 3, 1).float().cpu().numpy()
+    )
+    for i, (row, item) in enumerate(pairs):
+        if not np.isfinite(scores[i]):
+            yield (
+                row,
+                DataError(
+                    f"{row.path}: its score is not finite; the image or the model is broken, or "
+                    "the precision too low (--precision fp32)."
+                ),
+            )
+            continue
+        scored = Scored(
+            row=row,
+            score=scores[i],
+            anomaly_map=maps[i, 0].copy(),
+            geometry=item.geometry,
+            mask=None if item.mask is None else item.mask[0].numpy(),
+            reconstruction=None if pictures is None else pictures[i].copy(),
+        )
+        yield row, scored
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises DataError for a device that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"device {name!r} cannot be used here ({reason}); try cpu.") from error
+    return device
+
+
+def load(
+    folder: Path | str, *, device: str = "auto", precision: Precision = "fp32"
+) -> FittedDetector:
+    """Load a run folder: `scanomaly.load("runs/brain").score("scan.png")`.
+
+    Raises CheckpointError or WeightsError, which say what to do.
+    """
+    return FittedDetector.load(Path(folder), device=device, precision=precision)

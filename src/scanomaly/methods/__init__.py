@@ -1,0 +1,16 @@
+"""The detectors. To add one: a file here, a line in METHODS, a config model in `config/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scanomaly.methods.autoencoder import Autoencoder
+from scanomaly.methods.base import Detector
+from scanomaly.methods.qfae import QFAE
+
+METHODS: Mapping[str, type[Detector]] = {
+    "qfae": QFAE,
+    "autoencoder": Autoencoder,
+}
+
+__all__ = ["METHODS", "QFAE", "Autoencoder", "Detector"]

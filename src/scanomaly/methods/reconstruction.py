@@ -1,0 +1,360 @@
+"""What QFAE and the plain autoencoder share: encoder -> bottleneck -> decoder -> differences.
+
+B images, T context tokens, D width, H W pixels
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scanomaly.backbones import build_backbone, build_views
+from scanomaly.backbones.base import Backbone
+from scanomaly.config.backbones import BackboneConfig
+from scanomaly.config.data import InputSpec
+from scanomaly.config.fit import FitOptions
+from scanomaly.config.qfae import ReconstructionConfig, ViewsConfig
+from scanomaly.errors import ConfigError
+from scanomaly.maps import IMAGE_SCORES, PIXEL_MAPS
+from scanomaly.methods.base import Detector
+from scanomaly.methods.feature_cache import CachedFeatures
+from scanomaly.methods.perceptual import PerceptualModel, Views
+from scanomaly.nn.corruption import coarse_noise
+from scanomaly.nn.distances import FEATURE_DISTANCES, PIXEL_DISTANCES
+from scanomaly.nn.image_decoder import ImageDecoder
+from scanomaly.nn.positions import sincos_table
+from scanomaly.records import Batch, Draw, Features, Prediction
+from scanomaly.training import History, Objective, TrainingData, optimise, training_device
+
+SCALE_IMAGES = 128
+"""Training images from which channels are standardised."""
+LEAST_SPREAD = 0.05
+"""Of the mean channel's: one that training images never excite must not drown all others in an
+image that does."""
+
+
+class Observation(NamedTuple):
+    """All that frozen networks see in an image: computed once, without gradient.
+
+    context: per encoder, (B, T, D). reference: feature maps at the views of a comparison.
+    image: (B, 3, H, W) in 0..1.
+    """
+
+    image: Tensor
+    context: tuple[Tensor, ...]
+    reference: tuple[Tensor, ...]
+
+
+def merge_tokens(features: Features) -> Tensor:
+    """Prefix and patch tokens of each block, one block after the other: (B, sum of T, D)."""
+    widths = [patches.shape[2] for patches in features.patches]
+    if len(set(widths)) > 1:
+        raise ConfigError(
+            f"tapped blocks of widths {widths} cannot be joined as tokens; set merge: channels."
+        )
+    return torch.cat(
+        [part for pair in zip(features.prefix, features.patches, strict=True) for part in pair],
+        dim=1,
+    )
+
+
+def merge_channels(features: Features) -> Tensor:
+    """Every map folded onto the coarsest grid, channels concatenated: (B, L, sum of D * f * f)."""
+    rows = min(grid[0] for grid in features.grids)
+    folded = [F.pixel_unshuffle(m, m.shape[2] // rows) for m in features.maps()]
+    return torch.cat(folded, dim=1).flatten(2).transpose(1, 2)
+
+
+MERGES = {"tokens": merge_tokens, "channels": merge_channels}
+
+
+class TokenEncoder(nn.Module):
+    """A frozen network's tapped blocks, merged and projected to the model's width."""
+
+    shift: Tensor
+    scale: Tensor
+    positions: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        blocks: Sequence[int],
+        width: int,
+        *,
+        side: int,
+        merge: str = "tokens",
+        standardise: bool = False,
+        positions: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.blocks = tuple(blocks)
+        self.merge = MERGES[merge]
+        with torch.no_grad():
+            tokens = self.tokens(torch.zeros(1, 3, side, side))
+        self.count = tokens.shape[1]
+        self.projection = nn.Linear(tokens.shape[2], width)
+        self.standardise = standardise
+        self.register_buffer("shift", torch.zeros(tokens.shape[2]), persistent=standardise)
+        self.register_buffer("scale", torch.ones(tokens.shape[2]), persistent=standardise)
+        table = _square_table(tokens.shape[1], width) if positions else torch.zeros(1, 1)
+        self.register_buffer("positions", table, persistent=False)
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Frozen tokens (B, T, D) of images in 0..1."""
+        return self.merge(self.backbone.extract(image, self.blocks))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, width)."""
+        scaled = (tokens - self.shift) * self.scale if self.standardise else tokens
+        projected: Tensor = self.projection(scaled)
+        return projected + self.positions
+
+    @property
+    def is_fitted(self) -> bool:
+        return bool(self.shift.any())
+
+    def fit_scale(self, image: Tensor) -> None:
+        """Set the channels' shift and scale from training images (B, 3, H, W)."""
+        with torch.no_grad():
+            tokens = self.tokens(image).float().flatten(0, 1)
+        spread = tokens.std(dim=0)
+        self.shift.copy_(tokens.mean(dim=0))
+        self.scale.copy_(1 / spread.clamp_min(float(LEAST_SPREAD * spread.mean()) + 1e-6))
+
+
+def _square_table(count: int, width: int) -> Tensor:
+    side = math.isqrt(count)
+    if side * side != count:
+        raise ConfigError(
+            f"positions need one square grid without prefix tokens, got {count} tokens; "
+            "they are meant for convolutional encoders."
+        )
+    return sincos_table(width, side, side)
+
+
+class ReconstructionDetector(Detector):
+    """Reconstructs an image from frozen tokens and scores what it cannot reconstruct."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        config: ReconstructionConfig,
+        encoders: Sequence[TokenEncoder],
+        bottleneck: nn.Module,
+        decoder: ImageDecoder,
+        perceptual: PerceptualModel,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.encoders = nn.ModuleList(encoders)
+        self.bottleneck = bottleneck
+        self.decoder = decoder
+        self.perceptual = perceptual
+        self.loss_views = _views(config.loss_views)
+        self.score_views = _views(config.score_views)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def build(cls, config: Any) -> Self:
+        """Raises WeightsError when a pretrained weight is not here, saying how to get it."""
+        built = _SharedBackbones()
+        encoders = [
+            TokenEncoder(
+                built.get(encoder.backbone),
+                encoder.blocks,
+                cls.width(config),
+                side=config.side,
+                merge=encoder.merge,
+                standardise=encoder.standardise,
+                positions=encoder.positions,
+            )
+            for encoder in config.encoders
+        ]
+        decoder = ImageDecoder(
+            cls.width(config),
+            (config.grid, config.grid),
+            config.decoder.patch,
+            width=config.decoder.width,
+            depth=config.decoder.depth,
+            heads=config.decoder.heads,
+            channels=config.decoder.channels,
+            norm_eps=config.decoder.norm_eps,
+            mlp_ratio=config.decoder.mlp_ratio,
+        )
+        return cls(
+            config, encoders, cls.build_bottleneck(config), decoder, _perceptual(config, built)
+        )
+
+    @staticmethod
+    @abstractmethod
+    def width(config: Any) -> int:
+        """Width of the context tokens."""
+
+    @staticmethod
+    @abstractmethod
+    def build_bottleneck(config: Any) -> nn.Module:
+        """Context tokens (B, T, D) -> decoder tokens (B, L, D)."""
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return InputSpec(side=self.config.side)
+
+    def observe(self, image: Tensor, views: Views) -> Observation:
+        """What the frozen networks see in images (B, 3, H, W) in 0..1."""
+        corruption = self.config.corruption
+        seen = image
+        if self.training and corruption.strength > 0:
+            seen = coarse_noise(image, corruption.strength, corruption.cells)
+        with torch.no_grad(), self.autocast():
+            context = tuple(encoder.tokens(seen) for encoder in self.token_encoders())
+            reference = self.perceptual.features(image, views) if self._needs_features() else ()
+        return Observation(image, context, reference)
+
+    def reconstruct(self, context: Sequence[Tensor]) -> Tensor:
+        """Raw reconstruction (B, 3, H, W) in 0..1 up to overshoot: not clamped."""
+        projected = [
+            encoder(tokens) for encoder, tokens in zip(self.token_encoders(), context, strict=True)
+        ]
+        normalised: Tensor = self.decoder(self.bottleneck(torch.cat(projected, dim=1)))
+        return normalised.float() * self.std + self.mean
+
+    def loss(self, observation: Observation) -> Tensor:
+        """Mean over all criteria's values (paper Eq. 2 and supplement 6.2)."""
+        reconstruction = self.reconstruct(observation.context)
+        values = [
+            term.weight
+            * self._differences(term.kind, observation, reconstruction, self.loss_views)
+            .mean(dim=(2, 3, 4))
+            .flatten()
+            for term in self.config.loss
+        ]
+        return torch.cat(values).mean()
+
+    def fit(
+        self,
+        train: TrainingData,
+        validation: TrainingData | None = None,
+        *,
+        options: FitOptions,
+        run_dir: Path,
+        resume: bool = False,
+    ) -> History:
+        """Train projections, bottleneck and decoder; the frozen networks stay untouched."""
+
+        if options.cache_features and self.config.corruption.strength > 0:
+            raise ConfigError(
+                "fit.cache_features keeps the features of unchanged images; set "
+                "config.corruption.strength=0 or switch the cache off."
+            )
+        self.train()  # Lightning keeps the mode it finds, and predict leaves eval mode behind
+        self._fit_scales(train)
+        self.use_precision(options.precision)
+        self.to(training_device(options))
+
+        def observe(batch: Batch) -> Observation:
+            return self.observe(batch.image.to(self.device), self.loss_views)
+
+        def loss(items: Batch | Observation) -> Tensor:
+            return self.loss(observe(items) if isinstance(items, Batch) else items)
+
+        if options.cache_features:
+            size = options.micro_batch
+            train = CachedFeatures(train, observe, run_dir / "cache" / "train", size)
+            if validation is not None:
+                validation = CachedFeatures(
+                    validation, observe, run_dir / "cache" / "validation", size
+                )
+        try:
+            objective = Objective(self, loss, train, validation)
+            return optimise(objective, options, run_dir, resume=resume)
+        finally:
+            shutil.rmtree(run_dir / "cache", ignore_errors=True)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Prediction:
+        self.eval()
+        observation = self.observe(batch.image, self.score_views)
+        with self.autocast():
+            reconstruction = self.reconstruct(observation.context)
+            maps = self._differences(
+                self.config.score.source, observation, reconstruction, self.score_views
+            )
+        return Prediction(
+            score=IMAGE_SCORES[self.config.score.image](maps),
+            anomaly_map=PIXEL_MAPS[self.config.score.pixel](maps),
+            reconstruction=reconstruction.clamp(0, 1),
+        )
+
+    def _differences(
+        self, kind: str, observation: Observation, reconstruction: Tensor, views: Views
+    ) -> Tensor:
+        """Difference maps (maps, B, 1, H, W) in fp32."""
+        if kind == "perceptual":
+            features = self.perceptual.features(reconstruction, views)
+            return self.perceptual.compare(
+                observation.reference, features, views, reconstruction.shape[-1]
+            )
+        pair = ((image - self.mean) / self.std for image in (observation.image, reconstruction))
+        return PIXEL_DISTANCES[kind](*pair)[None]
+
+    def _fit_scales(self, train: TrainingData) -> None:
+        """Standardise by an even sample of training images, unless a warm start already did."""
+        encoders = [e for e in self.token_encoders() if e.standardise and not e.is_fitted]
+        if encoders:
+            step = max(1, len(train) // SCALE_IMAGES)
+            items = [train[Draw(-1, index)] for index in range(0, len(train), step)]
+            for encoder in encoders:
+                encoder.fit_scale(train.collate(items).image)
+
+    def _needs_features(self) -> bool:
+        kinds = {term.kind for term in self.config.loss} | {self.config.score.source}
+        return "perceptual" in kinds
+
+    def token_encoders(self) -> list[TokenEncoder]:
+        return list(self.encoders)  # type: ignore[arg-type]
+
+
+class _SharedBackbones:
+    """Builds each backbone once, however many parts use it."""
+
+    def __init__(self) -> None:
+        self._built: dict[BackboneConfig, Backbone] = {}
+
+    def get(self, config: BackboneConfig) -> Backbone:
+        if config not in self._built:
+            self._built[config] = build_backbone(config)
+        return self._built[config]
+
+
+def _views(config: ViewsConfig) -> Views:
+    return Views(config.blocks, config.patches or config.sides, config.multiply)
+
+
+def _perceptual(config: ReconstructionConfig, built: _SharedBackbones) -> PerceptualModel:
+    """One network per patch size, sharing their blocks, or one network for every side."""
+    backbone = config.perceptual.backbone
+    wanted = (config.loss_views, config.score_views)
+    patches = sorted({patch for views in wanted for patch in views.patches})
+    sides = {side for views in wanted for side in views.sides}
+    networks = (
+        dict(zip(patches, build_views(backbone, patches), strict=True))
+        if patches
+        else dict.fromkeys(sides, built.get(backbone))
+    )
+    return PerceptualModel(
+        networks,
+        FEATURE_DISTANCES[config.perceptual.distance],
+        resize=bool(config.loss_views.sides),
+    )

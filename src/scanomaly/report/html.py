@@ -1,0 +1,176 @@
+"""Evaluation -> one HTML page that holds its pictures and asks for nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from scanomaly.report.figures import Chart, curve_charts, size_chart
+from scanomaly.report.pictures import COLUMNS, TRUTH, colour_bar, columns_of, data_uri, encoded
+from scanomaly.report.tables import (
+    DISCLAIMER,
+    MetricLine,
+    count_words,
+    flags_of,
+    metric_lines,
+    percent,
+    protocol_words,
+)
+
+if TYPE_CHECKING:
+    from scanomaly.evaluation import Evaluation, Panel, ScoredImage
+
+TEMPLATE = "template.html.j2"
+
+KIND_WORDS: Mapping[str, tuple[str, str]] = {
+    "hit": ("Hits", "abnormal and flagged, highest scores first"),
+    "miss": ("Misses", "abnormal and not flagged, lowest scores first"),
+    "false alarm": ("False alarms", "normal and flagged, highest scores first"),
+    "correct rejection": ("Correct rejections", "normal and not flagged, lowest scores first"),
+}
+"""Kind of panel -> heading, what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeLine:
+    """One lesion size: how many images, and its metrics."""
+
+    name: str
+    positives: int
+    metrics: Sequence[MetricLine]
+
+
+@dataclass(frozen=True, slots=True)
+class PanelView:
+    """One image: its line of predictions.csv in words, and a data URI per column of its group."""
+
+    id: str
+    patient: str
+    score: str
+    p_value: str
+    pictures: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class PanelGroup:
+    """The panels of one kind. widest: pixels of the report's widest picture."""
+
+    title: str
+    meaning: str
+    columns: Sequence[str]
+    widest: int
+    panels: Sequence[PanelView]
+
+
+def report_html(evaluation: Evaluation) -> str:
+    """The text of report.html. Needs jinja2 and matplotlib."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "picture": lambda png: data_uri(png, "image/png")}
+    text = files("scanomaly.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(text).render(_context(evaluation))
+
+
+def _context(evaluation: Evaluation) -> dict[str, object]:
+    """Everything that the template names."""
+    groups = _panel_groups(evaluation.panels)
+    return {
+        "evaluation": evaluation,
+        "disclaimer": DISCLAIMER,
+        "facts": _facts(evaluation),
+        "levels": [
+            ("Image level: is the image abnormal?", metric_lines(evaluation.image)),
+            (
+                f"Pixel level: where? (grid: {evaluation.pixel_grid})",
+                metric_lines(evaluation.pixel),
+            ),
+        ],
+        "flags": flags_of(evaluation.rows),
+        "curves": curve_charts(evaluation),
+        "size_chart": _drawn(size_chart(evaluation.by_size)),
+        "sizes": _size_lines(evaluation),
+        "groups": groups,
+        "outlined": any(TRUTH in group.columns for group in groups),
+        "colour_bar": colour_bar() if groups else "",
+        "seconds": _duration(evaluation.seconds_per_image),
+        "commands": _commands(evaluation),
+    }
+
+
+def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    run = evaluation.run
+    return [
+        ("Data set", evaluation.dataset),
+        ("Preset", f"{run.preset} (method {run.method})"),
+        ("Source", run.source),
+        ("Protocol", protocol_words(evaluation)),
+        ("Scored images", count_words(evaluation.rows)),
+        ("Seed", str(run.fit.seed)),
+    ]
+
+
+def _drawn(chart: Chart | None) -> list[Chart]:
+    return [] if chart is None else [chart]
+
+
+def _size_lines(evaluation: Evaluation) -> list[SizeLine]:
+    return [
+        SizeLine(name, stratum.positives, metric_lines(stratum.metrics))
+        for name, stratum in evaluation.by_size.items()
+    ]
+
+
+def _panel_groups(panels: Sequence[Panel]) -> list[PanelGroup]:
+    """Panels by kind, in order of appearance, each group with the columns that it needs."""
+    drawn = [columns_of(panel) for panel in panels]
+    shown = [one for row in drawn for one in row.values() if one is not None]
+    uris = iter(encoded(shown))
+    widest = max((one.shape[1] for one in shown), default=0)
+    pictures = [
+        {name: None if one is None else next(uris) for name, one in row.items()} for row in drawn
+    ]
+    return [
+        _panel_group(
+            kind,
+            widest,
+            [(p.scored, row) for p, row in zip(panels, pictures, strict=True) if p.kind == kind],
+        )
+        for kind in dict.fromkeys(panel.kind for panel in panels)
+    ]
+
+
+def _panel_group(
+    kind: str, widest: int, panels: Sequence[tuple[ScoredImage, Mapping[str, str | None]]]
+) -> PanelGroup:
+    title, meaning = KIND_WORDS.get(kind, (kind, ""))
+    columns = [name for name in COLUMNS if any(pictures[name] for _, pictures in panels)]
+    views = [
+        PanelView(
+            id=scored.id,
+            patient="" if (scored.patient or "") in scored.id else str(scored.patient),
+            score=f"{scored.score:.4g}",
+            p_value="" if scored.p_value is None else f"{scored.p_value:.3f}",
+            pictures={name: pictures[name] for name in columns},
+        )
+        for scored, pictures in panels
+    ]
+    return PanelGroup(title, meaning, columns, widest, views)
+
+
+def _duration(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _commands(evaluation: Evaluation) -> list[str]:
+    options = f" --protocol {evaluation.protocol}"
+    if evaluation.pixel_grid.startswith("native"):
+        options += " --pixel-grid native"
+    return [
+        "scanomaly fit --config run.yaml --data DATA --out RUN",
+        f"scanomaly evaluate RUN --data DATA{options}",
+    ]

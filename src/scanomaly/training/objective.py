@@ -1,0 +1,61 @@
+"""What the gradient loop is asked, and what it answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from scanomaly.config.fit import FitOptions
+from scanomaly.records import Draw
+
+
+class TrainingData(Protocol):
+    """What the loop asks of a training set."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, draw: Draw, /) -> Any: ...
+    def collate(self, items: list[Any], /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened: mean training loss of each epoch, validation loss where there was one."""
+
+    train_loss: tuple[float, ...]
+    validation_loss: tuple[float, ...]
+    steps: int
+    checkpoint: str
+    """Which weights were kept: `last epoch` or `best validation loss`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is trained, on what, and towards what.
+
+    model holds the parameters; loss(items of one micro-batch) is its scalar to minimise.
+    """
+
+    model: nn.Module
+    loss: Callable[[Any], Tensor]
+    train: TrainingData
+    validation: TrainingData | None = None
+
+
+def training_device(options: FitOptions) -> torch.device:
+    """Where Lightning will put the model of this process."""
+    if options.accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return torch.device("cuda")
+    if options.accelerator == "mps":
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def is_main_process() -> bool:
+    """False in the processes that Lightning, torchrun or SLURM start for further devices."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(rank in (None, "0") for rank in ranks)

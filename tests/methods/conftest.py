@@ -1,0 +1,3 @@
+from methods.tiny_detectors import weights
+
+__all__ = ["weights"]

@@ -1,0 +1,459 @@
+"""Run x data set -> run folder: who trains, who calibrates, and what a stopped run leaves."""
+
+import errno
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scanomaly.checkpoint import load_training, read_state
+from scanomaly.config.fit import FitOptions
+from scanomaly.config.run import Run, load_run
+from scanomaly.data.dataset import ImageDataset, collate
+from scanomaly.data.manifest import Manifest, read_manifest
+from scanomaly.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FitError,
+    FitInterrupted,
+    WeightsError,
+)
+from scanomaly.files import DiskError
+from scanomaly.fitting import assign_roles, fit, load_warm_start, warm_starts
+from scanomaly.inference import load
+from scanomaly.methods import METHODS
+from scanomaly.methods.reconstruction import ReconstructionDetector
+from scanomaly.training import History
+from tiny_runs import tiny_run, write_set
+
+QUICK = ["fit.epochs=1", "fit.batch_size=2"]
+FEW = {("train", "good"): 4, ("valid", "good"): 2}
+
+
+def without_valid(manifest: Manifest) -> Manifest:
+    return replace(manifest, rows=tuple(row for row in manifest if row.split != "valid"))
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    return read_state(folder / "model.safetensors")[0]
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """`fit` without its gradient loop; gives what each call was given."""
+    calls: list[dict[str, object]] = []
+
+    def pretend(self, train, validation=None, *, options, run_dir, resume=False):
+        calls.append({"train": train.rows, "validation": validation and validation.rows})
+        return History((1.0,), (), 1, "last epoch")
+
+    monkeypatch.setattr(ReconstructionDetector, "fit", pretend)
+    return calls
+
+
+class TestRoles:
+    """Which images do what."""
+
+    def test_valid_normals_calibrate_and_all_train_normals_train(self, tiny):
+        roles = assign_roles(tiny.run, tiny.manifest)
+        assert {row.split for row in roles.train} == {"train"}
+        assert {(row.split, row.label) for row in roles.healthy} == {("valid", False)}
+        assert (len(roles.train), len(roles.healthy)) == (10, 6)
+        assert roles.source == "valid: 6 healthy images"
+
+    def test_without_valid_some_patients_are_held_out(self, tiny):
+        run = tiny.run.with_overrides(["data.calibration_share=0.4"])
+        roles = assign_roles(run, without_valid(tiny.manifest))
+        assert (len(roles.train), len(roles.healthy)) == (6, 4)
+        assert {row.patient for row in roles.train}.isdisjoint(row.patient for row in roles.healthy)
+        assert {row.split for row in roles.healthy} == {"train"}
+        assert roles.source == "4 healthy images held out of train, patient by patient"
+        assert assign_roles(run, without_valid(tiny.manifest)) == roles
+
+    def test_the_seed_draws_the_patients(self, tiny):
+        manifest = without_valid(tiny.manifest)
+        drawn = {
+            assign_roles(tiny.run.with_overrides([f"fit.seed={seed}"]), manifest).healthy.rows
+            for seed in range(10)
+        }
+        assert len(drawn) > 1
+
+    def test_abnormal_valid_images_do_nothing(self, tiny):
+        rows = tuple(row for row in tiny.manifest if not (row.split == "valid" and not row.label))
+        roles = assign_roles(tiny.run, replace(tiny.manifest, rows=rows))
+        assert {row.split for row in roles.healthy} == {"train"}
+        assert not any(row.label for row in (*roles.train, *roles.healthy))
+
+    def test_nothing_may_be_held_out(self, tiny):
+        run = tiny.run.with_overrides(["data.calibration_share=0"])
+        roles = assign_roles(run, without_valid(tiny.manifest))
+        assert (len(roles.train), len(roles.healthy)) == (10, 0)
+        assert roles.source == "nothing: no healthy image was held out"
+
+    @pytest.mark.parametrize("with_valid", [True, False])
+    def test_the_paper_trains_on_all_and_calibrates_on_nothing(self, tiny, with_valid):
+        run = tiny.run.model_copy(update={"protocol": "paper"})
+        manifest = tiny.manifest if with_valid else without_valid(tiny.manifest)
+        roles = assign_roles(run, manifest)
+        assert roles.train == manifest.training()
+        assert roles.healthy.rows == ()
+        assert roles.source == "nothing: the published protocol trains on all"
+
+    def test_test_images_have_no_part(self, tiny):
+        for manifest in (tiny.manifest, without_valid(tiny.manifest)):
+            roles = assign_roles(tiny.run, manifest)
+            assert not any(row.split == "test" for row in (*roles.train, *roles.healthy))
+
+    def test_no_normal_training_image(self, tiny):
+        with pytest.raises(DataError, match=r"Brain: expected normal training images, found none"):
+            assign_roles(tiny.run, tiny.manifest.split("test"))
+
+    def test_a_single_patient_cannot_be_divided(self, tiny):
+        rows = tuple(row for row in tiny.manifest if row.patient == "traingood0")
+        with pytest.raises(DataError, match=r"at least two patients .* data\.calibration_share=0"):
+            assign_roles(tiny.run, replace(tiny.manifest, rows=rows))
+
+
+class TestRecord:
+    """What the run folder says of its making."""
+
+    def test_the_run_and_its_record(self, tiny):
+        assert load_run(tiny.folder) == tiny.run
+        record = load_training(tiny.folder)
+        assert record.trained_on == "train: 10 normal images of Brain"
+        assert record.calibrated_on == "valid: 6 healthy images"
+        assert (record.checkpoint, record.warm_start) == ("last epoch", "none")
+        assert record.steps == 4
+        assert len(record.train_loss) == 2
+        assert record.images == {"train": 10, "healthy": 6}
+
+    def test_the_returned_detector_is_what_load_gives(self, tiny):
+        loaded = load(tiny.folder)
+        assert loaded.calibration == tiny.fitted.calibration
+        assert loaded.splits == tiny.fitted.splits
+        assert loaded.score(tiny.scan).score == tiny.fitted.score(tiny.scan).score
+
+    def test_calibration_ranks_the_held_out_images(self, tiny):
+        healthy = assign_roles(tiny.run, tiny.manifest).healthy
+        scores = sorted(one.score for one in tiny.fitted.score_rows(healthy))
+        calibration = tiny.fitted.calibration
+        assert calibration.scores == pytest.approx(scores, rel=1e-5)
+        assert calibration.false_alarm_rate == tiny.run.data.false_alarm_rate
+        assert calibration.source == "valid: 6 healthy images"
+
+    def test_the_paper_protocol_leaves_no_calibration(self, tiny, tmp_path, untrained):
+        run = tiny.run.model_copy(update={"protocol": "paper"})
+        fitted = fit(run, tiny.manifest, tmp_path / "run")
+        assert fitted.calibration is None
+        assert not (tmp_path / "run" / "calibration.json").exists()
+        assert load(tmp_path / "run").splits["calibrated"].startswith("nothing: the published")
+        assert len(untrained[0]["train"]) == 10
+
+    def test_too_few_healthy_images_to_flag_are_said(self, tiny, tmp_path, untrained, caplog):
+        run = tiny.run.with_overrides(["data.false_alarm_rate=0.01"])
+        fitted = fit(run, tiny.manifest, tmp_path / "run")
+        assert "6 healthy images are too few to flag anything at a false-alarm rate of 0.01" in (
+            caplog.text
+        )
+        assert fitted.score(tiny.scan).flagged is False
+        assert 0 < fitted.score(tiny.scan).p_value <= 1
+
+    def test_patients_in_two_splits_are_recorded(self, tiny, tmp_path, untrained):
+        rows = tuple(
+            replace(row, patient="traingood0") if row.split == "test" else row
+            for row in tiny.manifest
+        )
+        fit(tiny.run, replace(tiny.manifest, rows=rows), tmp_path / "run")
+        assert load_training(tmp_path / "run").notes == ("1 patients in both train and test",)
+
+    @pytest.mark.parametrize(("patience", "images"), [(None, None), (3, 6)])
+    def test_validation_images_are_read_only_for_early_stopping(
+        self, tiny, tmp_path, untrained, patience, images
+    ):
+        run = tiny.run.with_overrides([f"fit.patience={'null' if patience is None else patience}"])
+        fit(run, tiny.manifest, tmp_path / "run")
+        (call,) = untrained
+        assert (call["validation"] and len(call["validation"])) == images
+
+
+class TestSeed:
+    """Same seed, same numbers, whatever was drawn before."""
+
+    def test_the_weights_start_from_the_seed(self, tiny, tmp_path, untrained):
+        def start(name: str, seed: int) -> torch.Tensor:
+            torch.rand(seed)
+            fit(tiny.run.with_overrides([f"fit.seed={seed}"]), tiny.manifest, tmp_path / name)
+            return state_of(tmp_path / name)["bottleneck.queries"]
+
+        first, again, other = start("a", 1), start("b", 1), start("c", 2)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+
+class TestWindow:
+    """Images deeper than 8 bits."""
+
+    @pytest.fixture
+    def deep(self, tmp_path: Path) -> Path:
+        return write_set(tmp_path / "Brain", FEW | {("test", "Ungood"): 2}, deep=True)
+
+    def test_is_fitted_recorded_and_used_by_prediction(self, tiny, deep, tmp_path, untrained):
+        run = tiny.run.with_overrides(["data.calibration_share=0.5"])
+        fitted = fit(run, read_manifest(deep), tmp_path / "run")
+        low, high = load_run(tmp_path / "run").data.window
+        assert 0 <= low < 500
+        assert 9_000 < high < 14_000, "healthy tissue is at most some 120 x 100"
+        assert fitted.run.data.window == (low, high)
+
+        loaded = load(tmp_path / "run")
+        file = next(deep.glob("test/Ungood/img/*.png"))
+        pixels = np.asarray(Image.open(file)).astype(np.float64)
+        assert pixels.max() > 255
+        by_hand = ((pixels - low) / (high - low)).clip(0, 1).astype(np.float32)
+        assert loaded.score(file).score == pytest.approx(loaded.score(pixels).score)
+        windowless = replace(loaded, run=tiny.run)
+        assert loaded.score(file).score == pytest.approx(windowless.score(by_hand).score, rel=1e-4)
+
+    def test_a_given_window_stays(self, tiny, deep, tmp_path, untrained):
+        run = tiny.run.with_overrides(["data.window=[0, 65535]"])
+        fit(run, read_manifest(deep), tmp_path / "run")
+        assert load_run(tmp_path / "run").data.window == (0, 65535)
+
+    def test_eight_bits_need_none(self, tiny):
+        assert tiny.fitted.run.data.window is None
+
+
+class TestOddData:
+    """Few images, and images that say little."""
+
+    def test_channels_without_variation_do_not_drown_the_others(self, tiny):
+        """A dark corner of every training image, then one that is bright all over."""
+        encoder = tiny.fitted.detector.encoders[0]
+        images = ImageDataset(
+            tiny.manifest.training(), tiny.fitted.detector.input_spec, tiny.run.data
+        )
+        tokens = encoder.tokens(collate([images[i] for i in range(len(images))]).image)
+        spread = tokens.flatten(0, 1).std(dim=0)
+        assert (spread < 1e-6).any(), "this test needs a channel that training never excites"
+        assert encoder.scale.max() * spread.mean() == pytest.approx(1 / 0.05, rel=1e-3)
+        noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        assert np.isfinite(tiny.fitted.score(noise).score)
+
+    @pytest.mark.parametrize(("total", "warm_up"), [(2, 0.5), (4, 0.25), (10, 0.1), (1, 0.3)])
+    def test_a_schedule_of_a_few_steps(self, total, warm_up):
+        """torch divides by zero where the warm-up is exactly one step."""
+        from scanomaly.training.loop import optimiser_and_schedule
+
+        options = FitOptions(warm_up=warm_up, learning_rate=1.0)
+        made = optimiser_and_schedule([torch.nn.Parameter(torch.zeros(1))], options, total)
+        rates = []
+        for _ in range(total):
+            rates.append(made["optimizer"].param_groups[0]["lr"])
+            made["optimizer"].step()
+            made["lr_scheduler"]["scheduler"].step()
+        assert np.isfinite(rates).all()
+        assert rates[-1] < 1e-4
+
+
+class TestFolder:
+    """Which folders a run may be put into."""
+
+    def test_one_that_holds_a_run_is_refused(self, tiny):
+        before = state_of(tiny.folder)
+        message = rf"{tiny.folder} already holds a run; add --resume to go on .* another folder"
+        with pytest.raises(FitError, match=message):
+            fit(tiny.run, tiny.manifest, tiny.folder)
+        assert all(torch.equal(tensor, before[n]) for n, tensor in state_of(tiny.folder).items())
+
+    @pytest.mark.parametrize("override", ["fit.epochs=9", "config.score.image=max.max"])
+    def test_one_with_other_options_is_not_resumed(self, tiny, override):
+        with pytest.raises(FitError, match=r"holds a run with other options; resume with .*run\.y"):
+            fit(tiny.run.with_overrides([override]), tiny.manifest, tiny.folder, resume=True)
+        assert load_run(tiny.folder) == tiny.run
+
+    def test_one_that_holds_other_files_is_refused(self, tiny, tmp_path):
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(FitError, match=r"holds other files; give a new or empty folder"):
+            fit(tiny.run, tiny.manifest, tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+    def test_an_empty_one_and_a_deep_new_one_are_fine(self, tiny, tmp_path, untrained):
+        (tmp_path / "empty").mkdir()
+        for name in ("empty", "new/deep"):
+            fit(tiny.run, tiny.manifest, tmp_path / name)
+            assert (tmp_path / name / "model.safetensors").is_file()
+
+    def test_a_run_without_its_weights_claims_no_folder(self, tiny, tmp_path, untrained):
+        missing = tiny_run(tmp_path / "weights")
+        shutil.rmtree(tmp_path / "weights")
+        with pytest.raises(WeightsError, match="does not exist"):
+            fit(missing, tiny.manifest, tmp_path / "run")
+        fit(tiny.run, tiny.manifest, tmp_path / "run")
+        assert load_run(tmp_path / "run") == tiny.run
+
+    def test_a_run_that_finished_no_epoch_may_go_on_with_other_options(self, tiny, tmp_path):
+        greedy = tiny.run.with_overrides(["fit.batch_size=64"])
+        message = r"10 training images are fewer than one batch of 64; use --set fit\.batch_size=10"
+        with pytest.raises(FitError, match=message):
+            fit(greedy, tiny.manifest, tmp_path / "run")
+        with pytest.raises(FitError, match="already holds a run; add --resume"):
+            fit(tiny.run, tiny.manifest, tmp_path / "run")
+        modest = tiny.run.with_overrides(["fit.batch_size=10", "fit.epochs=1"])
+        fit(modest, tiny.manifest, tmp_path / "run", resume=True)
+        assert load_run(tmp_path / "run") == modest
+
+
+class TestStopping:
+    """Ctrl-C, and what is there afterwards."""
+
+    def interrupt(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        """Press Ctrl-C in training step `at`."""
+        plain = ReconstructionDetector.loss
+        steps = iter(range(10**6))
+
+        def loss(self, observation):
+            if next(steps) == at:
+                raise KeyboardInterrupt
+            return plain(self, observation)
+
+        monkeypatch.setattr(ReconstructionDetector, "loss", loss)
+
+    def test_a_resumed_run_is_the_uninterrupted_one(self, tiny, tmp_path, monkeypatch):
+        out = tmp_path / "run"
+        with monkeypatch.context() as pressed:
+            self.interrupt(pressed, at=3)  # two steps an epoch: in the second epoch
+            message = r"stopped in epoch 2 of 2; every finished epoch is kept: .*--resume goes on"
+            with pytest.raises(FitInterrupted, match=message):
+                fit(tiny.run, tiny.manifest, out)
+        assert load_run(out) == tiny.run
+        assert not (out / "model.safetensors").exists()
+        with pytest.raises(CheckpointError, match=r"the run was not finished; .*--resume"):
+            load(out)
+        with pytest.raises(FitError, match="already holds a run; add --resume"):
+            fit(tiny.run, tiny.manifest, out)
+        with pytest.raises(FitError, match="with other options"):
+            fit(tiny.run.with_overrides(["fit.epochs=3"]), tiny.manifest, out, resume=True)
+
+        fitted = fit(tiny.run, tiny.manifest, out, resume=True)
+        expected = state_of(tiny.folder)
+        for name, tensor in state_of(out).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6, msg=name)
+        assert fitted.calibration.scores == pytest.approx(tiny.fitted.calibration.scores, abs=1e-6)
+        assert load_training(out).train_loss == pytest.approx(
+            load_training(tiny.folder).train_loss, abs=1e-6
+        )
+
+    def test_resuming_a_finished_run_changes_nothing(self, tiny, run_copy):
+        fit(tiny.run, tiny.manifest, run_copy, resume=True)
+        expected = state_of(tiny.folder)
+        assert all(torch.equal(tensor, expected[n]) for n, tensor in state_of(run_copy).items())
+        assert load(run_copy).calibration == tiny.fitted.calibration
+
+    def test_a_run_folder_may_be_moved_before_it_is_resumed(self, tiny, tmp_path, monkeypatch):
+        run = tiny.run.with_overrides(["fit.patience=1", "fit.epochs=3"])
+        fit(run, tiny.manifest, tmp_path / "whole")
+        with monkeypatch.context() as pressed:
+            self.interrupt(pressed, at=6)  # two steps and two validation batches an epoch
+            with pytest.raises(FitInterrupted, match="in epoch 2 of 3"):
+                fit(run, tiny.manifest, tmp_path / "before")
+        moved = shutil.move(tmp_path / "before", tmp_path / "after")
+        fit(run, tiny.manifest, moved, resume=True)
+        expected = state_of(tmp_path / "whole")
+        for name, tensor in state_of(moved).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6, msg=name)
+        assert load_training(moved).checkpoint == load_training(tmp_path / "whole").checkpoint
+        assert not (tmp_path / "before").exists()
+
+    @pytest.mark.parametrize("keep", [0, 100, 5000])
+    def test_a_damaged_checkpoint_is_named(self, tiny, run_copy, keep):
+        last = run_copy / "checkpoints" / "last.ckpt"
+        last.write_bytes(last.read_bytes()[:keep])
+        with pytest.raises(FitError, match=rf"{last} is damaged \(\w+\); restore it, or remove it"):
+            fit(tiny.run, tiny.manifest, run_copy, resume=True)
+
+    def test_a_full_disk_in_training_is_named_and_can_be_resumed(self, tiny, tmp_path, monkeypatch):
+        from lightning.fabric.plugins.io import torch_io
+
+        plain = torch_io._atomic_save
+        saved = iter(range(10))
+
+        def second_is_too_much(checkpoint, path):
+            if next(saved) == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            plain(checkpoint, path)
+
+        out = tmp_path / "run"
+        with monkeypatch.context() as full:
+            full.setattr(torch_io, "_atomic_save", second_is_too_much)
+            message = rf"{out}: No space left on device; make room there\. .*--resume goes on"
+            with pytest.raises(FitError, match=message):
+                fit(tiny.run, tiny.manifest, out)
+        fit(tiny.run, tiny.manifest, out, resume=True)
+        expected = state_of(tiny.folder)
+        for name, tensor in state_of(out).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6, msg=name)
+
+    def test_a_full_disk_at_the_end_keeps_the_checkpoint(
+        self, tiny, tmp_path, monkeypatch, untrained
+    ):
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(DiskError, match=r"model\.safetensors could not be written: No space"):
+            fit(tiny.run, tiny.manifest, tmp_path / "run")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.yaml"]
+
+
+class TestWarmStart:
+    """Beginning from the weights of another run."""
+
+    def detector(self, run: Run):
+        torch.manual_seed(5)
+        return METHODS[run.method].build(run.config)
+
+    @pytest.mark.parametrize("name", ["", "model.safetensors"])
+    def test_from_a_run_folder_or_its_model(self, tiny, name):
+        detector = self.detector(tiny.run)
+        load_warm_start(detector, str(tiny.folder / name))
+        expected = state_of(tiny.folder)
+        assert all(torch.equal(t, expected[n]) for n, t in detector.fitted_state().items())
+
+    def test_fit_begins_there_and_records_it(self, tiny, tmp_path, untrained):
+        run = tiny.run.with_overrides([f"fit.warm_start={tiny.folder}"])
+        fitted = fit(run, tiny.manifest, tmp_path / "run")
+        expected = state_of(tiny.folder)
+        assert all(torch.equal(t, expected[n]) for n, t in state_of(tmp_path / "run").items())
+        assert load_training(tmp_path / "run").warm_start == str(tiny.folder)
+        assert fitted.splits["warm start"] == str(tiny.folder)
+
+    def test_an_unknown_name_lists_those_there_are(self, tiny):
+        message = r"fit\.warm_start=warmer: expected a packaged name \(.*\) or the path .* to null"
+        with pytest.raises(ConfigError, match=message):
+            load_warm_start(self.detector(tiny.run), "warmer")
+
+    def test_an_unknown_name_claims_no_folder(self, tiny, tmp_path):
+        run = tiny.run.with_overrides(["fit.warm_start=warmer"])
+        with pytest.raises(ConfigError, match=r"fit\.warm_start=warmer"):
+            fit(run, tiny.manifest, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_weights_of_another_size_do_not_fit(self, tiny):
+        larger = tiny.run.with_overrides(["config.decoder.depth=2"])
+        with pytest.raises(
+            CheckpointError, match=r"does not fit this detector: missing \['decoder"
+        ):
+            load_warm_start(self.detector(larger), str(tiny.folder))
+
+    def test_packaged_names_are_those_of_the_presets(self):
+        from scanomaly.presets import PRESETS, preset
+
+        needed = {preset(name).fit.warm_start for name in PRESETS} - {None}
+        if not warm_starts():
+            pytest.skip("no warm start is packaged yet")
+        assert needed <= set(warm_starts())

@@ -1,0 +1,85 @@
+import dataclasses
+
+import pytest
+import torch
+
+from scanomaly.records import Batch, Features, Prediction
+
+IMAGE = torch.rand(2, 3, 4, 6)
+IDS = ("a", "b")
+
+
+def test_a_batch_knows_its_length_and_moves_whole():
+    batch = Batch(IMAGE, IDS, torch.tensor([True, False]), torch.zeros(2, 1, 4, 6).bool())
+    moved = batch.to("meta")
+    assert len(batch) == len(moved) == 2
+    assert moved.ids == IDS
+    assert {t.device.type for t in (moved.image, moved.label, moved.mask)} == {"meta"}
+    assert batch.image.device.type == "cpu"
+    assert Batch(IMAGE, IDS).to("meta").mask is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image": IMAGE[0]}, r"image of shape \(B, 3, H, W\), got \(3, 4, 6\)"),
+        ({"image": IMAGE[:, :1]}, r"\(B, 3, H, W\), got \(2, 1, 4, 6\)"),
+        ({"image": IMAGE.byte()}, "floating-point image, got torch.uint8"),
+        ({"ids": ("a",)}, "expected 2 ids, got 1"),
+        ({"label": torch.tensor([True])}, r"label \(B,\), got \(1,\)"),
+        ({"mask": torch.zeros(2, 4, 6)}, r"mask \(2, 1, 4, 6\), got \(2, 4, 6\)"),
+        ({"mask": torch.zeros(2, 1, 6, 4)}, r"mask \(2, 1, 4, 6\), got \(2, 1, 6, 4\)"),
+    ],
+)
+def test_a_batch_of_wrong_shapes_says_what_was_expected(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Batch(**{"image": IMAGE, "ids": IDS, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"score": torch.tensor(1.0)}, r"score of shape \(B,\), got \(\)"),
+        ({"score": torch.rand(2, 1)}, r"score of shape \(B,\), got \(2, 1\)"),
+        ({"score": torch.rand(3)}, r"anomaly_map \(3, 1, H, W\), got \(2, 1, 4, 6\)"),
+        ({"anomaly_map": torch.rand(2, 4, 6)}, r"anomaly_map \(2, 1, H, W\), got \(2, 4, 6\)"),
+        (
+            {"reconstruction": torch.rand(2, 3, 6, 4)},
+            r"reconstruction \(2, 3, 4, 6\), got \(2, 3, 6, 4\)",
+        ),
+    ],
+)
+def test_a_prediction_of_wrong_shapes_says_what_was_expected(fields, message):
+    right = {"score": torch.rand(2), "anomaly_map": torch.rand(2, 1, 4, 6)}
+    with pytest.raises(ValueError, match=message):
+        Prediction(**{**right, **fields})
+
+
+def test_records_cannot_be_changed_and_parts_are_not_shared():
+    predictions = [Prediction(torch.rand(2), torch.rand(2, 1, 4, 6)) for _ in range(2)]
+    assert predictions[0].parts == {}
+    assert predictions[0].parts is not predictions[1].parts
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        predictions[0].score = torch.rand(2)
+
+
+def test_feature_maps_are_row_major():
+    patches = torch.arange(2 * 6 * 3.0).view(2, 6, 3)
+    features = Features((patches,), (patches[:, :0],), ((2, 3),))
+    (found,) = features.maps()
+    assert found.shape == (2, 3, 2, 3)
+    for row in range(2):
+        for column in range(3):
+            assert torch.equal(found[:, :, row, column], patches[:, row * 3 + column])
+
+
+@pytest.mark.parametrize(
+    ("patches", "message"),
+    [
+        (torch.rand(2, 5, 3), "expected L = 6, got 5"),
+        (torch.rand(6, 3), r"patches \(B, L, D\), got \(6, 3\)"),
+    ],
+)
+def test_features_must_fill_their_grid(patches, message):
+    with pytest.raises(ValueError, match=message):
+        Features((patches,), (patches[:, :0],), ((2, 3),))

@@ -25,6 +25,8 @@ from scanomaly.training import is_main_process
 
 SEED = 20_000
 SLICES_OF_A_PATIENT = 8
+SMALL_STEPS = {"batch_size": 16, "learning_rate": 8e-4}
+"""Half the preset's batch: with an hour to spend, more steps are worth more than larger ones."""
 ASSET = Path(__file__).parents[1] / "src/scanomaly/assets/qfae-offline.safetensors"
 
 
@@ -43,8 +45,8 @@ def write_slices(folder: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, help="folder for slices and the run")
-    parser.add_argument("--slices", type=int, default=8000)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--slices", type=int, default=6400)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
@@ -52,8 +54,9 @@ def main() -> None:
     slices = options.work / "slices"
     if is_main_process() and not (slices / "complete").exists():
         write_slices(slices, options.slices)
+    choices = {"epochs": options.epochs, "devices": options.devices, **SMALL_STEPS}
     run = preset("qfae-offline-from-scratch").with_overrides(
-        [f"fit.epochs={options.epochs}", f"fit.devices={options.devices}", "fit.accelerator=cpu"]
+        ["fit.accelerator=cpu", *(f"fit.{name}={value}" for name, value in choices.items())]
     )
     fitted = fit(run, read_manifest(slices), options.work / "run", resume=options.resume)
     if fitted is not None:

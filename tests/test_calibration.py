@@ -64,6 +64,19 @@ def test_scores_that_calibrate_nothing_are_an_error(scores):
         calibration(scores)
 
 
+def test_a_score_without_a_rank_is_an_error():
+    fitted = calibration(range(99))
+    for ask in (fitted.p_value, fitted.flagged):
+        with pytest.raises(ValueError, match="expected a score, got NaN: it has no rank"):
+            ask(math.nan)
+
+
+@pytest.mark.parametrize("map_range", [(0.0, math.nan), (-math.inf, 1.0), (1.0,)])
+def test_a_map_range_that_scales_nothing_is_an_error(map_range):
+    with pytest.raises(ValueError, match="expected two finite map values"):
+        Calibration.of([1.0], 0.05, map_range, "valid")
+
+
 def test_survives_json():
     fitted = calibration([0.1, 1 / 3, 1e-300])
     text = fitted.to_json()

@@ -377,22 +377,23 @@ class TestStopping:
             fit(tiny.run, tiny.manifest, run_copy, resume=True)
 
     def test_a_full_disk_in_training_is_named_and_can_be_resumed(self, tiny, tmp_path, monkeypatch):
-        from lightning.fabric.plugins.io import torch_io
-
-        plain = torch_io._atomic_save
+        plain = Path.write_bytes
         saved = iter(range(10))
 
-        def second_is_too_much(checkpoint, path):
+        def second_is_too_much(path, content):
             if next(saved) == 1:
+                plain(path, content[:100])
                 raise OSError(errno.ENOSPC, "No space left on device")
-            plain(checkpoint, path)
+            return plain(path, content)
 
         out = tmp_path / "run"
+        last = out / "checkpoints" / "last.ckpt"
         with monkeypatch.context() as full:
-            full.setattr(torch_io, "_atomic_save", second_is_too_much)
-            message = rf"{out}: No space left on device; make room there\. .*--resume goes on"
+            full.setattr(Path, "write_bytes", second_is_too_much)
+            message = rf"{last} could not be written: No space .* in epoch 2 .*--resume goes on"
             with pytest.raises(FitError, match=message):
                 fit(tiny.run, tiny.manifest, out)
+        assert [path.name for path in last.parent.iterdir()] == [last.name]
         fit(tiny.run, tiny.manifest, out, resume=True)
         expected = state_of(tiny.folder)
         for name, tensor in state_of(out).items():

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from golden_parity import assert_parity
-from scanomaly.maps import IMAGE_SCORES, PIXEL_MAPS, upsample
+from scanomaly.maps import IMAGE_SCORES, PIXEL_MAPS, geometric_mean, mean_filter, upsample
 from scanomaly.metrics import area_under_roc, pixel_counts
 
 PIXEL_RULES = {
@@ -142,3 +142,20 @@ def test_image_scores_equal_a_plain_loop(maps, mode):
 def test_pixel_maps_equal_a_plain_loop(maps, rule):
     expected = torch.tensor([SLOW_MAPS[rule](maps[:, image, 0].tolist()) for image in range(2)])
     torch.testing.assert_close(PIXEL_MAPS[rule](maps)[:, 0], expected, atol=1e-6, rtol=0)
+
+
+def test_mean_filter_equals_a_plain_loop_and_one_pixel_changes_nothing():
+    maps = torch.rand(2, 1, 6, 7)
+    padded = torch.nn.functional.pad(maps, [1] * 4, mode="reflect")
+    found = mean_filter(maps, 3)
+    for row in range(6):
+        for column in range(7):
+            expected = padded[..., row : row + 3, column : column + 3].mean(dim=(-2, -1))
+            torch.testing.assert_close(found[..., row, column], expected)
+    assert torch.equal(mean_filter(maps, 1), maps)
+
+
+def test_geometric_mean_keeps_what_a_product_loses():
+    maps = torch.full((12, 1, 1, 2, 2), 1e-5)
+    assert maps.prod(dim=0).max() == 0
+    torch.testing.assert_close(geometric_mean(maps), maps[:1])

@@ -34,7 +34,7 @@ ENCODERS = {
 }
 
 DIFFERENCES = {
-    "mae-loss": {"loss.0.kind": "mae", "score.source": "mae"},
+    "mae-loss": {"loss.0.kind": "mae", "score.sources": ("mae",)},
     "mae-loss-perceptual-score": {"loss.0.kind": "mae", "score.image": "mean.mean"},
     "both-losses": {"loss.1.kind": "mae", "loss.1.weight": 1.0, "score.image": "mean.mean"},
     "mean-score": {"score.image": "mean.mean"},
@@ -89,8 +89,8 @@ def test_each_data_set_has_its_own_evaluation(name):
     assert config.score_views.blocks == (11, 15, 19)
     assert config.score_views.patches == patches
     assert config.score_views.multiply == "views"
-    assert (config.score.source, config.score.image, config.score.pixel) == (
-        "perceptual",
+    assert (config.score.sources, config.score.image, config.score.pixel) == (
+        ("perceptual",),
         image_score,
         "mean",
     )
@@ -168,7 +168,7 @@ def test_the_plain_autoencoder_shares_everything_but_the_junction():
     assert isinstance(config, AutoencoderConfig)
     assert not hasattr(config, "junction")
     assert [encoder.backbone.name for encoder in config.encoders] == [DINOV2]
-    assert [(term.kind, config.score.source) for term in config.loss] == [("mae", "mae")]
+    assert [(term.kind, config.score.sources) for term in config.loss] == [("mae", ("mae",))]
     assert config.decoder.model_copy(update={"patch": 8}) == brain.config.decoder
     assert config.grid**2 == 256, "one patch of the decoder for each of DINOv2's"
     assert (run.fit, run.data) == (brain.fit, brain.data)

@@ -30,6 +30,8 @@ class Calibration:
                 "expected finite scores of at least one healthy image, "
                 f"got {len(self.scores)} scores."
             )
+        if len(self.map_range) != 2 or not all(math.isfinite(m) for m in self.map_range):
+            raise ValueError(f"expected two finite map values, got {self.map_range}.")
 
     @classmethod
     def of(
@@ -75,4 +77,6 @@ class Calibration:
         return math.floor(self.false_alarm_rate * (len(self.scores) + 1) + 1e-9) - 1
 
     def _higher(self, score: float) -> int:
+        if math.isnan(score):
+            raise ValueError("expected a score, got NaN: it has no rank among healthy images.")
         return len(self.scores) - bisect_left(self.scores, score)

@@ -18,6 +18,8 @@ from scanomaly.errors import ConfigError, DataError, ScanomalyError
 
 DISCLAIMER = "Research software, not a medical device."
 FAILED = 2
+STOPPED = 130
+"""What typer makes of Ctrl-C; to our users it is a failure like others."""
 EVERYWHERE = ("--debug", "--offline", "--quiet", "-q")
 """Understood before and behind the verb."""
 
@@ -72,7 +74,8 @@ def _everywhere(
         stream=sys.stderr,
         force=True,
     )
-    for noisy in ("PIL", "matplotlib", "fsspec", "lightning", "lightning.pytorch", "urllib3"):
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of a damaged file our error tells
+    for noisy in ("matplotlib", "fsspec", "lightning", "lightning.pytorch", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -202,7 +205,8 @@ def predict(
         failed = predict_files(fitted, inputs, out, progress=progress)
     typer.echo(f"predictions: {out / 'predictions.csv'}")
     if failed:
-        raise DataError(f"{len(failed)} images could not be scored:\n" + "\n".join(failed))
+        several = f"{len(failed)} images could not be scored:\n"
+        raise DataError((several if len(failed) > 1 else "") + "\n".join(failed))
 
 
 @app.command()
@@ -327,7 +331,10 @@ def main() -> None:
     others = [word for word in sys.argv[1:] if word not in EVERYWHERE]
     debug = "--debug" in everywhere
     try:
-        sys.exit(app(everywhere + others, standalone_mode=False))
+        code = app(everywhere + others, prog_name="scanomaly", standalone_mode=False)
+        if code == STOPPED:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("stopped.", err=True)
         sys.exit(FAILED)

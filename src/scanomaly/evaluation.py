@@ -104,25 +104,15 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score the test split of `manifest`. Raises DataError when there is none."""
-    test = manifest.split("test")
-    if not test.rows:
-        raise DataError(
-            f"{manifest.dataset}: expected a test split to evaluate on, found none "
-            f"({manifest.source}); add test/good and test/Ungood, or use predict."
-        )
-    test, notes = _paper_order(test, fitted.run.fit.seed) if protocol == "paper" else (test, [])
+    test, notes = _labelled_test(manifest)
+    if protocol == "paper":
+        test, note = _paper_order(test, fitted.run.fit.seed)
+        notes.append(note)
     started = time.monotonic()
     scored = _score(fitted, test, progress)
     seconds = (time.monotonic() - started) / len(test)
     rows = tuple(_line(fitted, one) for one in scored)
-    labelled = [i for i, row in enumerate(rows) if row.label is not None]
     notes += _notes(fitted, manifest, test)
-    if not labelled:
-        raise DataError(f"{manifest.dataset}: no test image has a label; use predict instead.")
-    if len(labelled) < len(rows):
-        notes.append(f"{len(rows) - len(labelled)} test images without a label were left out.")
-    rows, scored = tuple(rows[i] for i in labelled), [scored[i] for i in labelled]
-    test = replace(test, rows=tuple(one.row for one in scored))
     pixel, sizes = _pixels(scored, test, pixel_grid, notes)
     scores, labels = [row.score for row in rows], [bool(row.label) for row in rows]
     return Evaluation(
@@ -143,6 +133,22 @@ def evaluate(
         weights=fitted.weights,
         notes=tuple(notes),
     )
+
+
+def _labelled_test(manifest: Manifest) -> tuple[Manifest, list[str]]:
+    """The test images that metrics can use, and a note on the others. Raises DataError."""
+    test = manifest.split("test")
+    if not test.rows:
+        raise DataError(
+            f"{manifest.dataset}: expected a test split to evaluate on, found none "
+            f"({manifest.source}); add test/good and test/Ungood, or use predict."
+        )
+    labelled = tuple(row for row in test if row.label is not None)
+    if not labelled:
+        raise DataError(f"{manifest.dataset}: no test image has a label; use predict instead.")
+    lost = len(test) - len(labelled)
+    notes = [f"{lost} test images without a label were left out."] if lost else []
+    return replace(test, rows=labelled), notes
 
 
 def _score(
@@ -169,7 +175,7 @@ def _line(fitted: FittedDetector, one: Scored) -> ScoredImage:
     )
 
 
-def _paper_order(test: Manifest, seed: int) -> tuple[Manifest, list[str]]:
+def _paper_order(test: Manifest, seed: int) -> tuple[Manifest, str]:
     """QFAE's loader: files shuffled with the seed, batches of 64, the last incomplete one lost."""
     rows = list(test.rows)
     random.Random(seed).shuffle(rows)
@@ -179,7 +185,7 @@ def _paper_order(test: Manifest, seed: int) -> tuple[Manifest, list[str]]:
         f"order is not portable) and the last incomplete batch of {PAPER_BATCH} is dropped: "
         f"{len(rows) - kept} of {len(rows)} images are not scored."
     )
-    return replace(test, rows=tuple(rows[:kept])), [note]
+    return replace(test, rows=tuple(rows[:kept])), note
 
 
 def _notes(fitted: FittedDetector, manifest: Manifest, test: Manifest) -> list[str]:

@@ -18,6 +18,11 @@ def upsample(maps: Tensor, side: tuple[int, int], *, align_corners: bool = False
     return F.interpolate(maps.float(), size=side, mode="bilinear", align_corners=align_corners)
 
 
+def mean_filter(maps: Tensor, side: int) -> Tensor:
+    """Mean over side x side pixels (odd), borders reflected: (B, C, H, W), same shape."""
+    return F.avg_pool2d(F.pad(maps, [side // 2] * 4, mode="reflect"), side, stride=1)
+
+
 def mean_over_maps(maps: Tensor) -> Tensor:
     """(I, B, 1, H, W) -> (B, 1, H, W)."""
     return maps.mean(dim=0)
@@ -32,6 +37,11 @@ def pooled_maximum(maps: Tensor) -> Tensor:
     """8x8 average pooling, maximum over maps, bilinear back: (I, B, 1, H, W) -> (B, 1, H, W)."""
     pooled = F.avg_pool2d(maps.flatten(0, 1), POOL).unflatten(0, maps.shape[:2])
     return upsample(pooled.amax(dim=0), (maps.shape[-2], maps.shape[-1]))
+
+
+def geometric_mean(maps: Tensor) -> Tensor:
+    """(I, B, 1, H, W) -> (1, B, 1, H, W): a plain product of many small numbers underflows."""
+    return maps.clamp_min(1e-12).log().mean(dim=0, keepdim=True).exp()
 
 
 IMAGE_SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {

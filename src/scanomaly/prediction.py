@@ -19,6 +19,7 @@ from scanomaly.files import write_bytes, write_text
 from scanomaly.inference import Finding, FittedDetector
 
 COLUMNS = ("id", "patient", "label", "score", "p_value", "flagged")
+MAPS, OVERLAYS, RECONSTRUCTIONS = "maps", "overlays", "reconstructions"
 OPACITY = 0.6
 
 
@@ -34,7 +35,7 @@ def predict_files(
     Writes predictions.csv and, for each image, `maps/<id>.npy` (float32 H x W),
     `overlays/<id>.png` and, where the method reconstructs, `reconstructions/<id>.png`.
     """
-    rows = tuple(list_images(inputs))
+    rows = tuple(row for row in list_images(inputs) if not _own_picture(row.path, out))
     failed: list[str] = []
 
     def remember(row: Row, error: DataError) -> None:
@@ -53,6 +54,12 @@ def predict_files(
     return failed
 
 
+def _own_picture(path: Path, out: Path) -> bool:
+    """Whether an earlier prediction drew it, where `out` lies in a folder of inputs."""
+    drawn = ((out / name).resolve() for name in (OVERLAYS, RECONSTRUCTIONS))
+    return any(path.resolve().is_relative_to(folder) for folder in drawn)
+
+
 def _line(finding: Finding) -> tuple[object, ...]:
     p_value = "" if finding.p_value is None else f"{finding.p_value:.6g}"
     flagged = "" if finding.flagged is None else int(finding.flagged)
@@ -62,13 +69,13 @@ def _line(finding: Finding) -> tuple[object, ...]:
 def _write_pictures(fitted: FittedDetector, row: Row, finding: Finding, out: Path) -> None:
     content = io.BytesIO()
     np.save(content, finding.anomaly_map)
-    write_bytes(out / "maps" / f"{finding.id}.npy", content.getvalue())
+    write_bytes(out / MAPS / f"{finding.id}.npy", content.getvalue())
     pixels = read_image(row.path, fitted.run.data.window)
     overlay = overlaid(pixels, fitted.scaled(finding.anomaly_map))
-    write_bytes(out / "overlays" / f"{finding.id}.png", _png(overlay))
+    write_bytes(out / OVERLAYS / f"{finding.id}.png", _png(overlay))
     if finding.reconstruction is not None:
         picture = _png(finding.reconstruction)
-        write_bytes(out / "reconstructions" / f"{finding.id}.png", picture)
+        write_bytes(out / RECONSTRUCTIONS / f"{finding.id}.png", picture)
 
 
 def overlaid(image: NDArray[np.generic], scaled_map: NDArray[np.float32]) -> NDArray[np.uint8]:

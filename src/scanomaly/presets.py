@@ -110,7 +110,7 @@ def _patches(*patches: int) -> dict[str, Any]:
 
 ABLATION_ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
     "mae-loss": (
-        {"loss": PIXEL_LOSS, "score": ScoreConfig(source="mae")},
+        {"loss": PIXEL_LOSS, "score": ScoreConfig(sources=("mae",))},
         "Table 1: with Q-Former, MAE loss",
     ),
     "mae-loss-perceptual-score": ({"loss": PIXEL_LOSS, "score": MEAN_SCORE}, "loss: MAE"),
@@ -149,7 +149,6 @@ def autoencoder_brain() -> Run:
 
 LITE = BackboneConfig(name="tf_efficientnet_lite0.in1k")
 OFFLINE_SIDE, OFFLINE_PATCH, OFFLINE_WIDTH = 128, 8, 160
-OFFLINE_SCORED_SIDES = (128, 256)
 OFFLINE_STAGES = (1, 2, 3)
 """Strides 4, 8 and 16."""
 
@@ -185,7 +184,10 @@ def qfae_offline_from_scratch() -> Run:
         loss=BOTH_LOSSES,
         loss_views=ViewsConfig(blocks=OFFLINE_STAGES, sides=(OFFLINE_SIDE,), multiply="none"),
         score_views=ViewsConfig(
-            blocks=OFFLINE_STAGES, sides=OFFLINE_SCORED_SIDES, multiply="views_and_blocks"
+            blocks=OFFLINE_STAGES, sides=(OFFLINE_SIDE,), multiply="views_and_blocks"
+        ),
+        score=ScoreConfig(
+            sources=("perceptual", "local_residual"), smooth=3, image="pixelwise_mean_max"
         ),
         mean=(0.25, 0.25, 0.25),
         std=(0.25, 0.25, 0.25),

@@ -21,6 +21,7 @@ from scanomaly.checkpoint import load_detector, save_detector
 from scanomaly.config.base import Frozen
 from scanomaly.config.fit import FitOptions
 from scanomaly.config.run import CONFIGS, Run
+from scanomaly.errors import FitError
 from scanomaly.methods import METHODS, Detector
 from scanomaly.records import Prediction
 from scanomaly.training import History
@@ -236,6 +237,14 @@ def test_calibrate_gives_healthy_scores_and_a_map_range(fitted, images):
     low, high = calibration.map_range
     assert low < high
     assert (calibration.false_alarm_rate, calibration.source) == (0.2, "healthy")
+
+
+def test_calibrate_refuses_a_score_that_is_not_finite(fitted, images, monkeypatch):
+    broken = fitted.detector.predict(batch_of(images))
+    broken.score[1] = float("nan")
+    monkeypatch.setattr(fitted.detector, "predict", lambda batch: broken)
+    with pytest.raises(FitError, match=r"image 1: the score of this healthy image is not finite"):
+        fitted.detector.calibrate([batch_of(images)], false_alarm_rate=0.2, source="healthy")
 
 
 def test_bf16_scores_are_near_and_fp32_comes_back_exactly(fitted, images):

@@ -92,7 +92,7 @@ def plain_autoencoder(weights: Weights) -> AutoencoderConfig:
         decoder=DecoderConfig(**DECODER),
         perceptual=PerceptualConfig(backbone=vit(MAE, weights)),
         loss=(LossTerm(kind="mae"), LossTerm(kind="ssim", weight=0.5)),
-        score=ScoreConfig(source="mae"),
+        score=ScoreConfig(sources=("mae",)),
         **PATCHES,
     )
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scanomaly.nn.distances import FEATURE_DISTANCES, PIXEL_DISTANCES, ssim
+from scanomaly.nn.distances import FEATURE_DISTANCES, PIXEL_DISTANCES, local_residual, ms_ssim, ssim
 
 
 def cosine_distance(a: list[float], b: list[float]) -> float:
@@ -106,3 +106,52 @@ def test_pixel_distances_are_the_means_over_colours():
     torch.testing.assert_close(PIXEL_DISTANCES["mse"](a, b)[:, 0], ((a - b) ** 2).mean(1))
     cosine = 1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
     torch.testing.assert_close(PIXEL_DISTANCES["colour_cosine"](a, b)[:, 0], cosine)
+
+
+def structure(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM's second factor of one-channel images, one window after the other."""
+    size = tuple(a.shape[-2:])
+    first, second = (np.pad(t[0, 0].double().numpy(), 3, mode="reflect") for t in (a, b))
+    found = np.zeros(size)
+    for row, column in np.ndindex(*size):
+        x, y = (t[row : row + 7, column : column + 7] for t in (first, second))
+        covariance = ((x - x.mean()) * (y - y.mean())).mean()
+        found[row, column] = (2 * covariance + 9e-4) / (x.var() + y.var() + 9e-4)
+    return torch.tensor(found)[None, None]
+
+
+def test_multi_scale_ssim_is_the_weighted_product_of_its_scales():
+    torch.manual_seed(0)
+    a = torch.rand(1, 1, 14, 14)  # the window fits twice: two scales
+    b = (a + 0.05 * torch.randn_like(a)).clamp(0, 1)
+    coarse = 1 - ssim(*(torch.nn.functional.avg_pool2d(t, 2) for t in (a, b)))
+    enlarged = torch.nn.functional.interpolate(coarse, size=(14, 14), mode="bilinear")
+    first, second = 0.0448 / (0.0448 + 0.2856), 0.2856 / (0.0448 + 0.2856)
+    expected = 1 - structure(a, b) ** first * enlarged.double() ** second
+    torch.testing.assert_close(ms_ssim(a, b).double(), expected, atol=1e-5, rtol=0)
+
+
+def test_multi_scale_ssim_of_an_image_for_one_scale_is_ssim():
+    a = torch.rand(1, 1, 13, 13)
+    b = (a + 0.05 * torch.randn_like(a)).clamp(0, 1)
+    torch.testing.assert_close(ms_ssim(a, b), ssim(a, b))
+
+
+def test_local_residual_equals_a_plain_loop():
+    torch.manual_seed(0)
+    a, b = torch.rand(2, 1, 1, 9, 10)
+    near = np.pad((a - b)[0, 0].double().numpy(), 1, mode="reflect")
+    wide = np.pad(a[0, 0].double().numpy(), 3, mode="reflect")
+    expected = np.zeros((9, 10))
+    for row, column in np.ndindex(9, 10):
+        difference = abs(near[row : row + 3, column : column + 3].mean())
+        expected[row, column] = difference / (wide[row : row + 7, column : column + 7].std() + 0.5)
+    found = local_residual(a, b)[0, 0].double()
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_the_same_change_counts_more_in_flat_tissue_than_on_an_edge():
+    flat, edge = torch.full((1, 1, 16, 16), 0.5), torch.zeros(1, 1, 16, 16)
+    edge[..., 8:] = 4.0  # of normalised intensities
+    changes = [local_residual(image, image + 0.1)[0, 0, 8, 8] for image in (flat, edge)]
+    assert changes[0] > 3 * changes[1]

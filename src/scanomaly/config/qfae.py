@@ -23,7 +23,9 @@ def qfae_backbone(name: str) -> BackboneConfig:
 
 
 DistanceName = Literal["cosine", "l1", "l2", "l2_total", "cosine_total"]
-Criterion = Literal["perceptual", "mae", "mse", "ssim", "colour_cosine"]
+Criterion = Literal[
+    "perceptual", "mae", "mse", "ssim", "ms_ssim", "colour_cosine", "local_residual"
+]
 ScoreMode = Literal[
     "mean.mean",
     "mean.max",
@@ -134,7 +136,10 @@ class LossTerm(Frozen):
 class ScoreConfig(Frozen):
     """From difference maps to an image score and a pixel map."""
 
-    source: Criterion = "perceptual"
+    sources: tuple[Criterion, ...] = Field(default=("perceptual",), min_length=1)
+    """Several are joined by the geometric mean of their maps; published: one."""
+    smooth: Literal[1, 3, 5, 7, 9] = 1
+    """Side in pixels of a mean filter over the maps; 1: none, as published."""
     image: ScoreMode = "max.mean"
     pixel: Literal["mean", "max", "pooled"] = "mean"
     """Over maps; paper's text: mean, its formula: max."""
@@ -198,4 +203,4 @@ class AutoencoderConfig(ReconstructionConfig):
     )
     decoder: DecoderConfig = DecoderConfig(patch=14)
     loss: tuple[LossTerm, ...] = Field(default=(LossTerm(kind="mae"),), min_length=1)
-    score: ScoreConfig = ScoreConfig(source="mae")
+    score: ScoreConfig = ScoreConfig(sources=("mae",))

@@ -134,12 +134,17 @@ def _pixels(path: Path, data: bytes, image: Image.Image) -> NDArray[Any]:
 
 def _decode_deep_colour(path: Path, data: bytes) -> NDArray[Any]:
     """Through OpenCV, which keeps the depth of several channels: (H, W) or (H, W, 3)."""
+    opencv = cv2.utils.logging
+    level = opencv.getLogLevel()
+    opencv.setLogLevel(opencv.LOG_LEVEL_SILENT)  # the error below says it in one line
     try:
         pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise _unreadable(path, error) from error
+    finally:
+        opencv.setLogLevel(level)
     if pixels is None:
-        raise _unreadable(path, "no image format recognised")
+        raise _unreadable(path, "not 1, 3 or 4 channels in a known image format")
     if pixels.ndim == 2 or pixels.shape[2] < 3:
         return pixels.reshape(*pixels.shape[:2], -1)[..., 0]
     return pixels[..., 2::-1]

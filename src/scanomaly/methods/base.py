@@ -15,6 +15,7 @@ from scanomaly.backbones.base import Backbone
 from scanomaly.calibration import Calibration
 from scanomaly.config.data import InputSpec
 from scanomaly.config.fit import FitOptions, Precision
+from scanomaly.errors import FitError
 from scanomaly.records import Batch, Prediction
 from scanomaly.training import History, TrainingData
 
@@ -57,13 +58,17 @@ class Detector(nn.Module, ABC):
     def calibrate(
         self, normals: Iterable[Batch], *, false_alarm_rate: float, source: str
     ) -> Calibration:
-        """Healthy score distribution and map range from held-out healthy images."""
+        """Healthy score distribution and map range from held-out healthy images.
+
+        Raises FitError for a score or map that is not finite.
+        """
         scores: list[float] = []
         tops: list[Tensor] = []
         for batch in normals:
             prediction = self.predict(batch)
-            scores += prediction.score.tolist()
             flat = prediction.anomaly_map.flatten(1).float().cpu()
+            _require_finite(batch, prediction.score.cpu().isfinite() & flat.isfinite().all(dim=1))
+            scores += prediction.score.tolist()
             quantiles = torch.tensor(MAP_RANGE_QUANTILES)
             tops.append(torch.stack([row.quantile(quantiles) for row in flat]))
         quiet, highest = torch.cat(tops).unbind(dim=1)
@@ -97,3 +102,13 @@ class Detector(nn.Module, ABC):
             if isinstance(module, Backbone)
         )
         return {k: v for k, v in self.state_dict().items() if not k.startswith(frozen)}
+
+
+def _require_finite(batch: Batch, finite: Tensor) -> None:
+    """finite: bool (B,)."""
+    if not finite.all():
+        name = batch.ids[int(finite.int().argmin())]
+        raise FitError(
+            f"{name}: the score of this healthy image is not finite; lower fit.learning_rate or "
+            "use fit.precision=fp32."
+        )

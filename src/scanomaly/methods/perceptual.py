@@ -5,15 +5,14 @@ I blocks, V views, B images, H W pixels
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from scanomaly.backbones.base import Backbone
-from scanomaly.maps import upsample
+from scanomaly.maps import geometric_mean, upsample
 from scanomaly.nn.distances import Distance
 
 
@@ -66,19 +65,12 @@ class PerceptualModel(nn.Module):
                 for a, b in zip(reference, reconstruction, strict=True)
             ]
             by_view = torch.stack(distances).unflatten(0, (len(views.keys), len(views.blocks)))
-            maps: Tensor = COMBINATIONS[views.multiply](by_view)
-            return maps
+            return COMBINATIONS[views.multiply](by_view)
 
 
-def _multiply_all(maps: Tensor) -> Tensor:
-    """Geometric mean: the plain product of a dozen small numbers leaves fp32's range of use."""
-    count = math.prod(maps.shape[:2])
-    return maps.clamp_min(1e-12).flatten(0, 1).log().sum(dim=0, keepdim=True).div(count).exp()
-
-
-COMBINATIONS = {
+COMBINATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "none": lambda maps: maps.flatten(0, 1),
     "views": lambda maps: maps.prod(dim=0),
-    "views_and_blocks": _multiply_all,
+    "views_and_blocks": lambda maps: geometric_mean(maps.flatten(0, 1)),
 }
 """(V, I, B, 1, H, W) -> (maps, B, 1, H, W)."""

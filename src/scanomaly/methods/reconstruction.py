@@ -23,7 +23,7 @@ from scanomaly.config.data import InputSpec
 from scanomaly.config.fit import FitOptions
 from scanomaly.config.qfae import ReconstructionConfig, ViewsConfig
 from scanomaly.errors import ConfigError
-from scanomaly.maps import IMAGE_SCORES, PIXEL_MAPS
+from scanomaly.maps import IMAGE_SCORES, PIXEL_MAPS, geometric_mean, mean_filter
 from scanomaly.methods.base import Detector
 from scanomaly.methods.feature_cache import CachedFeatures
 from scanomaly.methods.perceptual import PerceptualModel, Views
@@ -288,14 +288,22 @@ class ReconstructionDetector(Detector):
         observation = self.observe(batch.image, self.score_views)
         with self.autocast():
             reconstruction = self.reconstruct(observation.context)
-            maps = self._differences(
-                self.config.score.source, observation, reconstruction, self.score_views
-            )
+            maps = self._score_maps(observation, reconstruction)
         return Prediction(
             score=IMAGE_SCORES[self.config.score.image](maps),
             anomaly_map=PIXEL_MAPS[self.config.score.pixel](maps),
             reconstruction=reconstruction.clamp(0, 1),
         )
+
+    def _score_maps(self, observation: Observation, reconstruction: Tensor) -> Tensor:
+        """Difference maps (maps, B, 1, H, W) from which scores are taken."""
+        score = self.config.score
+        each = [
+            self._differences(source, observation, reconstruction, self.score_views)
+            for source in score.sources
+        ]
+        maps = each[0] if len(each) == 1 else geometric_mean(torch.stack([m.mean(0) for m in each]))
+        return mean_filter(maps.flatten(0, 1), score.smooth).view_as(maps)
 
     def _differences(
         self, kind: str, observation: Observation, reconstruction: Tensor, views: Views
@@ -319,7 +327,7 @@ class ReconstructionDetector(Detector):
                 encoder.fit_scale(train.collate(items).image)
 
     def _needs_features(self) -> bool:
-        kinds = {term.kind for term in self.config.loss} | {self.config.score.source}
+        kinds = {term.kind for term in self.config.loss} | set(self.config.score.sources)
         return "perceptual" in kinds
 
     def token_encoders(self) -> list[TokenEncoder]:

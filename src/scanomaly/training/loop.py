@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import shutil
 import time
@@ -13,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import OneCycleLR
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from scanomaly.config.fit import FitOptions
 from scanomaly.errors import FitError, FitInterrupted
+from scanomaly.files import DiskError, write_bytes
 from scanomaly.records import Draw
 from scanomaly.training.objective import History, Objective, TrainingData, is_main_process
 from scanomaly.training.sampling import (
@@ -192,6 +195,21 @@ class _Keeper(ModelCheckpoint):
         super().load_state_dict({name: moved(value) for name, value in state_dict.items()})
 
 
+class _CheckpointFiles(TorchCheckpointIO):
+    """Writes beside the old file and renames.
+
+    Lightning writes into the system's temporary folder and moves from there, which on another
+    disk is a copy over the only checkpoint there is.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_bytes(Path(path), content.getvalue())
+
+
 def _checkpoint_keeper(
     objective: Objective, options: FitOptions, folder: Path
 ) -> list[ModelCheckpoint | EarlyStopping]:
@@ -226,6 +244,7 @@ def _trainer(options: FitOptions, run_dir: Path, callbacks: list[Any]) -> Traine
         accumulate_grad_batches=options.accumulate,
         gradient_clip_val=options.gradient_clip,
         callbacks=callbacks,
+        plugins=[_CheckpointFiles()],
         logger=[
             CSVLogger(run_dir, "logs", "csv"),
             TensorBoardLogger(run_dir, "logs", "tensorboard"),
@@ -272,7 +291,9 @@ def _run(
         trainer.fit(module, *loaders, ckpt_path=resume_from, weights_only=True)
     except (SystemExit, KeyboardInterrupt) as stop:
         raise FitInterrupted(_stopped(trainer)) from stop
-    except OSError as error:  # images raise DataError: what fails here is writing
+    except DiskError as error:
+        raise FitError(f"{error} {_stopped(trainer)}") from error
+    except OSError as error:  # images raise DataError: what fails here is writing a log
         where, why = error.filename or trainer.default_root_dir, error.strerror or error
         raise FitError(f"{where}: {why}; make room there. {_stopped(trainer)}") from error
     if trainer.interrupted:

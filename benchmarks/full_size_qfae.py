@@ -46,7 +46,7 @@ from scanomaly.methods.qfae import QFAE
 from scanomaly.methods.reconstruction import Observation
 from scanomaly.presets import preset
 from scanomaly.records import Batch, Draw
-from scanomaly.training.loop import optimiser_and_schedule
+from scanomaly.training.optimisers import optimiser_and_schedule
 
 BATCH = 2
 GIB = 1 << 30

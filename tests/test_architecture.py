@@ -41,15 +41,16 @@ ARROWS: Mapping[str, frozenset[str]] = {
         "methods": "backbones calibration config errors maps nn records training",
         "checkpoint": "calibration config errors files methods scanomaly",
         "inference": "backbones calibration checkpoint config data errors methods records",
-        "evaluation": "config data errors inference metrics",
+        "evaluation": "config data errors inference methods metrics",
         "fitting": "checkpoint config data errors inference methods training",
         "prediction": "data errors files inference",
         "report": "errors files metrics",
         "presets": "config errors",
+        "pretraining": "backbones config data errors files records training",
         "demo": "config data errors evaluation fitting presets",
         "cli": (
             "backbones config data demo errors evaluation fitting inference prediction presets "
-            "report scanomaly"
+            "pretraining report scanomaly"
         ),
     }.items()
 }
@@ -66,7 +67,8 @@ TYPING_ONLY: Mapping[str, frozenset[str]] = {
 LIGHT = (
     *("scanomaly", "calibration", "cli", "config", "errors", "files", "metrics", "presets"),
     *("report", "backbones/__init__", "backbones/weights", "data/__init__", "data/bmad"),
-    *("data/folder", "data/images", "data/listing", "data/manifest", "data/phantom", "data/rows"),
+    *("data/folder", "data/images", "data/listing", "data/manifest", "data/mask_files"),
+    *("data/mvtec", "data/phantom", "data/rows", "data/splits", "pretraining/recipe"),
 )
 """Modules, and folders with all their files, that no heavy library may be needed to import."""
 
@@ -81,7 +83,14 @@ HEAVY = frozenset(
 TOP_LEVEL_HOMES: Mapping[str, tuple[str, ...]] = {
     "lightning": ("training/loop",),
     "timm": ("nn/image_decoder",),
-    "typer": ("cli",),
+    "typer": (
+        "cli/__init__",
+        "cli/app",
+        "cli/detectors",
+        "cli/reports",
+        "cli/simulation",
+        "cli/weights",
+    ),
     **dict.fromkeys(("anomalib", "huggingface_hub", "jinja2", "matplotlib", "nibabel"), ()),
     **dict.fromkeys(("nilearn", "open_clip", "pyarrow", "ray", "rich", "sklearn"), ()),
     "transformers": (),

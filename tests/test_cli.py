@@ -37,7 +37,7 @@ from tiny_runs import TinyRun, save_image, slice_pixels
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """`fit` without its gradient loop."""
 
-    def pretend(self, train, validation=None, *, options, run_dir, resume=False):
+    def pretend(self, train, validation=None, *, options, run_dir, resume=False, criterion=None):
         return History((1.0,), (), 1, "last epoch")
 
     monkeypatch.setattr(ReconstructionDetector, "fit", pretend)

@@ -1,95 +1,25 @@
 """Evaluation against plain computations, and the notes that a reader needs."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torch import nn
 
-from scanomaly import evaluation
-from scanomaly.calibration import Calibration
-from scanomaly.config.data import InputSpec
+from noise_bench import SIDE, Bench, Brightness, make_bench
 from scanomaly.data.images import read_mask
-from scanomaly.data.manifest import Manifest, Row, read_manifest
+from scanomaly.data.manifest import Manifest
 from scanomaly.errors import DataError
 from scanomaly.evaluation import PANEL_KINDS, Evaluation, evaluate
-from scanomaly.inference import FittedDetector
-from scanomaly.methods import Detector
 from scanomaly.records import Batch, Prediction
 from tiny_runs import HEIGHT, WIDTH, TinyRun, save_image
-
-SIDE = 16
-
-
-class Brightness(Detector):
-    """Maps are the picture's red channel, scores their mean, the reconstruction the picture."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-
-    @classmethod
-    def build(cls, config):
-        raise NotImplementedError
-
-    @property
-    def input_spec(self) -> InputSpec:
-        return InputSpec(side=SIDE)
-
-    def fit(self, train, validation=None, *, options, run_dir, resume=False):
-        raise NotImplementedError
-
-    def predict(self, batch: Batch) -> Prediction:
-        red = batch.image[:, :1]
-        return Prediction(red.mean(dim=(1, 2, 3)), red, batch.image)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A data set of noise in which lesions are a little brighter, and a detector to judge."""
-
-    fitted: FittedDetector
-    manifest: Manifest
-
-    def evaluate(self, rows: tuple[Row, ...] | None = None, **options) -> Evaluation:
-        manifest = self.manifest if rows is None else replace(self.manifest, rows=rows)
-        return evaluate(self.fitted, manifest, **options)
-
-    def rows(self, *, label: bool | None = None) -> tuple[Row, ...]:
-        return tuple(row for row in self.manifest if label is None or row.label == label)
-
-
-def write_noise(root: Path) -> Path:
-    """Two slices of each of 14 patients; half are abnormal, with lesions of two sizes."""
-    random = np.random.default_rng(0)
-    for index in range(28):
-        abnormal = index % 4 >= 2
-        group = "Ungood" if abnormal else "good"
-        name = f"p{index // 2}_{index % 2}.png"
-        size = (HEIGHT, WIDTH) if index % 3 else (HEIGHT + 8, WIDTH - 8)
-        pixels = random.integers(40, 160, size)
-        mask = np.zeros(size, np.uint8)
-        if abnormal:
-            extent = 4 if index % 8 < 4 else 14
-            mask[10 : 10 + extent, 20 : 20 + extent] = 255
-            pixels = pixels + (mask > 0) * random.integers(20, 90)
-            save_image(root / "test" / group / "label" / name, mask)
-        save_image(root / "test" / group / "img" / name, pixels.clip(0, 255).astype(np.uint8))
-    return root
 
 
 @pytest.fixture(scope="module")
 def bench(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    manifest = read_manifest(write_noise(tmp_path_factory.mktemp("noise") / "Brain"))
-    healthy = [0.385, 0.388, 0.389, 0.39, 0.391, 0.392, 0.393, 0.394, 0.395]
-    calibration = Calibration.of(healthy, 0.3, (0.2, 0.8), "made up")
-    splits = {"trained": "nothing", "calibrated": "made up"}
-    return Bench(FittedDetector(tiny.run, Brightness(), calibration, splits), manifest)
+    return make_bench(tiny.run, tmp_path_factory.mktemp("noise") / "Brain")
 
 
 @pytest.fixture(scope="module")
@@ -348,45 +278,6 @@ class TestNotes:
             "9 healthy images are too few to flag anything at a false-alarm rate of 0.01."
             in found.notes
         )
-
-
-class TestPaperProtocol:
-    """Files shuffled with the seed, the last incomplete batch dropped, and said."""
-
-    @pytest.fixture
-    def paper(self, bench, monkeypatch) -> Evaluation:
-        monkeypatch.setattr(evaluation, "PAPER_BATCH", 10)
-        return bench.evaluate(protocol="paper")
-
-    def test_the_last_batch_is_dropped_and_said(self, bench, honest, paper):
-        assert len(paper.rows) == 20
-        assert {row.id for row in paper.rows} < {row.id for row in honest.rows}
-        (note,) = paper.notes
-        assert note.startswith("Published protocol: test files are shuffled (seed 3, ")
-        assert note.endswith("batch of 10 is dropped: 8 of 28 images are not scored.")
-        assert paper.protocol == "paper"
-        normal = sum(not row.label for row in paper.rows)
-        assert paper.splits["scored"] == f"test: {normal} normal and {20 - normal} abnormal images"
-
-    def test_it_scores_the_kept_images_as_usual(self, bench, paper):
-        kept = {row.id for row in paper.rows}
-        plain = bench.evaluate(tuple(row for row in bench.manifest if row.id in kept))
-        for name, estimate in plain.image.items():
-            assert paper.image[name].value == pytest.approx(estimate.value)
-        for name, estimate in plain.pixel.items():
-            assert paper.pixel[name].value == pytest.approx(estimate.value)
-
-    def test_the_seed_decides_which(self, bench, paper, monkeypatch):
-        again = bench.evaluate(protocol="paper")
-        assert [row.id for row in again.rows] == [row.id for row in paper.rows]
-        run = bench.fitted.run.with_overrides(["fit.seed=4"])
-        other = Bench(replace(bench.fitted, run=run), bench.manifest).evaluate(protocol="paper")
-        assert {row.id for row in other.rows} != {row.id for row in paper.rows}
-
-    def test_less_than_one_batch_is_kept(self, bench):
-        found = bench.evaluate(protocol="paper")
-        assert len(found.rows) == 28
-        assert "dropped: 0 of 28 images are not scored" in found.notes[0]
 
 
 def test_a_fitted_run_finds_bright_spots(tiny):

@@ -48,7 +48,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """`fit` without its gradient loop; gives what each call was given."""
     calls: list[dict[str, object]] = []
 
-    def pretend(self, train, validation=None, *, options, run_dir, resume=False):
+    def pretend(self, train, validation=None, *, options, run_dir, resume=False, criterion=None):
         calls.append({"train": train.rows, "validation": validation and validation.rows})
         return History((1.0,), (), 1, "last epoch")
 

@@ -7,7 +7,8 @@ from scanomaly.config.base import Frozen
 from scanomaly.config.qfae import AutoencoderConfig, QFAEConfig
 from scanomaly.config.run import CONFIGS, Run, backbone_names
 from scanomaly.errors import ConfigError
-from scanomaly.presets import ABLATION_ROWS, ENCODER_ROWS, PRESETS, preset, presets_by_weight
+from scanomaly.presets import PRESETS, preset, presets_by_weight
+from scanomaly.presets.qfae import ABLATION_ROWS, ENCODER_ROWS
 
 DINOV2 = "vit_large_patch14_reg4_dinov2.lvd142m"
 DINO = "vit_base_patch8_224.dino"

@@ -19,6 +19,18 @@ def test_a_batch_knows_its_length_and_moves_whole():
     assert Batch(IMAGE, IDS).to("meta").mask is None
 
 
+def test_a_moved_batch_still_knows_its_masks_and_data_sets():
+    known = torch.tensor([True, False])
+    batch = Batch(
+        IMAGE, IDS, mask=torch.zeros(2, 1, 4, 6).bool(), has_mask=known, datasets=("x", "y")
+    )
+    moved = batch.to("meta")
+    assert moved.has_mask is not None
+    assert moved.has_mask.device.type == "meta"
+    assert moved.datasets == ("x", "y")
+    assert Batch(IMAGE, IDS).datasets == ()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -29,6 +41,16 @@ def test_a_batch_knows_its_length_and_moves_whole():
         ({"label": torch.tensor([True])}, r"label \(B,\), got \(1,\)"),
         ({"mask": torch.zeros(2, 4, 6)}, r"mask \(2, 1, 4, 6\), got \(2, 4, 6\)"),
         ({"mask": torch.zeros(2, 1, 6, 4)}, r"mask \(2, 1, 4, 6\), got \(2, 1, 6, 4\)"),
+        ({"has_mask": torch.tensor([True, True])}, "expected a mask beside has_mask, got None"),
+        (
+            {"mask": torch.zeros(2, 1, 4, 6), "has_mask": torch.tensor([True])},
+            r"has_mask \(B,\), got \(1,\)",
+        ),
+        (
+            {"mask": torch.zeros(2, 1, 4, 6), "has_mask": torch.ones(2)},
+            r"bool has_mask, got torch.float32",
+        ),
+        ({"datasets": ("x",)}, "expected 2 datasets, got 1"),
     ],
 )
 def test_a_batch_of_wrong_shapes_says_what_was_expected(fields, message):

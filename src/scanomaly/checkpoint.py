@@ -57,7 +57,7 @@ def save_detector(detector: Detector, run: Run, folder: Path) -> None:
         "method": run.method,
         "scanomaly": __version__,
         "torch": torch.__version__,
-        "backbones": json.dumps(sorted({b.fingerprint() for b in detector.backbones()})),
+        "backbones": json.dumps(sorted({network.fingerprint() for network in detector.frozen()})),
     }
     content = safetensors.torch.save(state, metadata)
     write_file(folder / MODEL_FILE, lambda file: file.write_bytes(content))
@@ -118,6 +118,7 @@ def _refuse_newer(file: Path, found: object, known: int) -> None:
 
 def fill(detector: Detector, state: Mapping[str, Tensor], file: Path) -> None:
     """Copy fitted tensors into a detector. Raises CheckpointError naming what does not fit."""
+    detector.make_room(state)
     own = detector.fitted_state()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
@@ -138,7 +139,7 @@ def fill(detector: Detector, state: Mapping[str, Tensor], file: Path) -> None:
 
 def _check_backbones(detector: Detector, metadata: Mapping[str, str], file: Path) -> None:
     expected = json.loads(metadata.get("backbones", "[]"))
-    found = sorted({backbone.fingerprint() for backbone in detector.backbones()})
+    found = sorted({network.fingerprint() for network in detector.frozen()})
     if expected and expected != found:
         raise CheckpointError(
             f"{file} was fitted with pretrained weights {', '.join(expected)} and those found here "

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from scanomaly.config.run import Run
 from scanomaly.data.images import read_image, read_mask
 from scanomaly.data.manifest import Manifest, Row
+from scanomaly.data.splits import images_to_score
 from scanomaly.errors import DataError
 from scanomaly.inference import FittedDetector, Scored
+from scanomaly.methods.base import Detector
 from scanomaly.metrics import (
     Estimate,
     Stratum,
@@ -32,7 +35,6 @@ from scanomaly.metrics import (
 Protocol = Literal["honest", "paper"]
 PixelGrid = Literal["model", "native"]
 
-PAPER_BATCH = 64
 SIZE_EDGES = (0.0, 2.5, 5.0, 10.0, 20.0, 100.0)
 """Bins of lesion size: diameter of a disc of the mask's area, in percent of the image side."""
 PANELS_OF_A_KIND = 4
@@ -93,6 +95,8 @@ class Evaluation:
     """Pretrained weights and their licences."""
     notes: tuple[str, ...]
     """Everything a reader must know before trusting the numbers."""
+    honest: Evaluation | None = None
+    """The same detector scored honestly, beside a published protocol."""
 
 
 def evaluate(
@@ -103,16 +107,71 @@ def evaluate(
     pixel_grid: PixelGrid = "model",
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score the test split of `manifest`. Raises DataError when there is none."""
-    test, notes = _labelled_test(manifest)
-    if protocol == "paper":
-        test, note = _paper_order(test, fitted.run.fit.seed)
-        notes.append(note)
+    """Score the test split of `manifest`. Raises DataError when there is none.
+
+    protocol paper: as published, with the honest evaluation beside it.
+    """
+    test, notes = _labelled_test(fitted, manifest)
+    honest = _evaluated(fitted, manifest, test, "honest", pixel_grid, notes, progress)
+    if protocol == "honest":
+        return honest
+    test, special = _as_published(fitted, test)
+    notes = [*notes, *special]
+    paper = _evaluated(fitted, manifest, test, "paper", pixel_grid, notes, progress)
+    return replace(paper, honest=honest)
+
+
+def result_on_test(read: Callable[[], Manifest]) -> Callable[[Run, Detector], float]:
+    """Image AUROC, plus pixel AUROC where there are masks: what published protocols maximise.
+
+    read: the data set whose test split chooses; called when first needed.
+    """
+    kept = cache(read)
+
+    def value(run: Run, detector: Detector) -> float:
+        fitted, manifest = FittedDetector(run, detector), kept()
+        test, _ = _labelled_test(fitted, manifest)
+        if detector.paper.ranges_from_test:
+            detector.use_ranges_of(fitted.batches(test))
+        evaluation = _evaluated(fitted, manifest, test, "paper", "model", [], None, panels=False)
+        found = (evaluation.image["auroc"].value, evaluation.pixel["auroc"].value)
+        return sum(one for one in found if one is not None)
+
+    return value
+
+
+def _labelled_test(fitted: FittedDetector, manifest: Manifest) -> tuple[Manifest, list[str]]:
+    """The test images that metrics can use, and a note on the others. Raises DataError."""
+    test = images_to_score(manifest, fitted.run.data)
+    if not test.rows:
+        raise DataError(
+            f"{manifest.dataset}: expected a test split to evaluate on, found none "
+            f"({manifest.source}); add test/good and test/Ungood, or use predict."
+        )
+    labelled = tuple(row for row in test if row.label is not None)
+    if not labelled:
+        raise DataError(f"{manifest.dataset}: no test image has a label; use predict instead.")
+    lost = len(test) - len(labelled)
+    notes = [f"{lost} test images without a label were left out."] if lost else []
+    return replace(test, rows=labelled), notes
+
+
+def _evaluated(
+    fitted: FittedDetector,
+    manifest: Manifest,
+    test: Manifest,
+    protocol: Protocol,
+    pixel_grid: PixelGrid,
+    notes: list[str],
+    progress: Callable[[int, int], None] | None,
+    *,
+    panels: bool = True,
+) -> Evaluation:
     started = time.monotonic()
     scored = _score(fitted, test, progress)
     seconds = (time.monotonic() - started) / len(test)
     rows = tuple(_line(fitted, one) for one in scored)
-    notes += _notes(fitted, manifest, test)
+    notes = [*notes, *_notes(fitted, manifest, test)]
     pixel, sizes = _pixels(scored, test, pixel_grid, notes)
     scores, labels = [row.score for row in rows], [bool(row.label) for row in rows]
     return Evaluation(
@@ -125,7 +184,7 @@ def evaluate(
         pixel=pixel,
         by_size=_by_size(scores, labels, sizes, test),
         rows=rows,
-        panels=_panels(fitted, test, rows),
+        panels=_panels(fitted, test, rows) if panels else (),
         threshold=fitted.calibration.threshold if fitted.calibration else None,
         false_alarm_rate=fitted.calibration.false_alarm_rate if fitted.calibration else None,
         resampled="patients" if test.patients_known else "images (patients are unknown)",
@@ -133,22 +192,6 @@ def evaluate(
         weights=fitted.weights,
         notes=tuple(notes),
     )
-
-
-def _labelled_test(manifest: Manifest) -> tuple[Manifest, list[str]]:
-    """The test images that metrics can use, and a note on the others. Raises DataError."""
-    test = manifest.split("test")
-    if not test.rows:
-        raise DataError(
-            f"{manifest.dataset}: expected a test split to evaluate on, found none "
-            f"({manifest.source}); add test/good and test/Ungood, or use predict."
-        )
-    labelled = tuple(row for row in test if row.label is not None)
-    if not labelled:
-        raise DataError(f"{manifest.dataset}: no test image has a label; use predict instead.")
-    lost = len(test) - len(labelled)
-    notes = [f"{lost} test images without a label were left out."] if lost else []
-    return replace(test, rows=labelled), notes
 
 
 def _score(
@@ -175,14 +218,29 @@ def _line(fitted: FittedDetector, one: Scored) -> ScoredImage:
     )
 
 
-def _paper_order(test: Manifest, seed: int) -> tuple[Manifest, str]:
-    """QFAE's loader: files shuffled with the seed, batches of 64, the last incomplete one lost."""
+def _as_published(fitted: FittedDetector, test: Manifest) -> tuple[Manifest, list[str]]:
+    """The images of the published protocol, the detector set for it, and what readers must know."""
+    paper, notes = fitted.detector.paper, []
+    if paper.last_batch_lost is not None:
+        test, note = _without_last_batch(test, fitted.run.fit.seed, paper.last_batch_lost)
+        notes.append(note)
+    if paper.ranges_from_test:
+        fitted.detector.use_ranges_of(fitted.batches(test))
+        notes.append(
+            "Published protocol: scores and maps are scaled by their extremes over the whole test "
+            "set, so that no image has a score of its own."
+        )
+    return test, notes
+
+
+def _without_last_batch(test: Manifest, seed: int, size: int) -> tuple[Manifest, str]:
+    """QFAE's loader: files shuffled with the seed, the last incomplete batch lost."""
     rows = list(test.rows)
     random.Random(seed).shuffle(rows)
-    kept = len(rows) // PAPER_BATCH * PAPER_BATCH or len(rows)
+    kept = len(rows) // size * size or len(rows)
     note = (
         f"Published protocol: test files are shuffled (seed {seed}, sorted first because listing "
-        f"order is not portable) and the last incomplete batch of {PAPER_BATCH} is dropped: "
+        f"order is not portable) and the last incomplete batch of {size} is dropped: "
         f"{len(rows) - kept} of {len(rows)} images are not scored."
     )
     return replace(test, rows=tuple(rows[:kept])), note

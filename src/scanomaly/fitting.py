@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -24,34 +25,66 @@ from scanomaly.config.fit import Precision
 from scanomaly.config.run import RUN_FILE, Run, load_run
 from scanomaly.data.dataset import ImageDataset
 from scanomaly.data.images import fit_window
-from scanomaly.data.manifest import Manifest
+from scanomaly.data.manifest import Manifest, read_manifest, read_manifests
+from scanomaly.data.splits import few_shot, leave_one_out, validation_part
 from scanomaly.errors import ConfigError, FitError
 from scanomaly.inference import FittedDetector
 from scanomaly.methods import METHODS, Detector
-from scanomaly.training import History, is_main_process
+from scanomaly.training import Criterion, History, is_main_process
 
 logger = logging.getLogger(__name__)
 
 
+CHOSEN_ON_TEST = "best epoch on the test set, as published: results are too good"
+
+
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Which images do what; test images have no part here."""
+    """Which images do what; test images have no part here, except in a published protocol.
+
+    trained_on: train in words. validation: for early stopping, where asked. healthy: for
+    calibration. source: where the healthy images come from, in words.
+    """
 
     train: Manifest
+    trained_on: str
+    validation: Manifest
     healthy: Manifest
-    """Held-out healthy images: calibration, and early stopping where asked."""
     source: str
-    """Where the healthy images come from, in words."""
 
 
-def fit(run: Run, manifest: Manifest, out: Path, *, resume: bool = False) -> FittedDetector | None:
+def read_training_data(run: Run, root: Path, dataset: str | None = None) -> Manifest:
+    """The data set a run learns from: one of `root`, or all but the target. Raises DataError."""
+    data = run.data
+    data.require_complete()
+    if data.supervision != "zero_shot":
+        return read_manifest(root, dataset)
+    assert data.target is not None  # as just required
+    return leave_one_out(
+        read_manifests(root),
+        data.target,
+        folder=data.training_folder,
+        exclude_siblings=data.exclude_siblings,
+    )
+
+
+def fit(
+    run: Run,
+    manifest: Manifest,
+    out: Path,
+    *,
+    resume: bool = False,
+    result_on_test: Callable[[Run, Detector], float] | None = None,
+) -> FittedDetector | None:
     """Train, calibrate and save; returns the loaded detector (None in a worker process).
+
+    result_on_test: asked after every epoch where the published protocol keeps the best one on test.
 
     Raises FitError for a folder that holds another run, DataError for unusable data, and
     FitInterrupted after Ctrl-C, with everything needed to resume in the folder.
     """
     roles = assign_roles(run, manifest)
-    run = _with_window(run, roles.train)
+    run = _resolved(run, manifest, roles.train)
     if is_main_process():
         _claim(out, run, resume)
     torch.manual_seed(run.fit.seed)  # what the weights start from
@@ -66,7 +99,10 @@ def fit(run: Run, manifest: Manifest, out: Path, *, resume: bool = False) -> Fit
         sum(p.numel() for p in detector.parameters() if p.requires_grad),
     )
     started = time.monotonic()
-    history = _train(detector, run, roles, out, resume)
+    criterion = None
+    if run.protocol == "paper" and detector.paper.chosen_on_test and result_on_test is not None:
+        criterion = Criterion(CHOSEN_ON_TEST, partial(result_on_test, run, detector))
+    history = _train(detector, run, roles, out, resume, criterion)
     if not is_main_process():
         return None
     save_detector(detector, run, out)
@@ -77,18 +113,66 @@ def fit(run: Run, manifest: Manifest, out: Path, *, resume: bool = False) -> Fit
 
 
 def assign_roles(run: Run, manifest: Manifest) -> Roles:
-    """Training images, and the healthy ones held out from them. Raises DataError."""
+    """Who trains, chooses the checkpoint and calibrates. Raises DataError or ConfigError."""
+    run.data.require_complete()
+    return ROLES[run.data.supervision](run, manifest)
+
+
+def _normals_only(run: Run, manifest: Manifest) -> Roles:
     train = manifest.training()
     if run.protocol == "paper":
-        return Roles(
-            train, replace(train, rows=()), "nothing: the published protocol trains on all"
-        )
+        none = replace(train, rows=())
+        words = "nothing: the published protocol trains on all"
+        return Roles(train, _words("train", train), none, none, words)
     healthy = manifest.split("valid").normals()
     if healthy.rows:
-        return Roles(train, healthy, f"valid: {len(healthy)} healthy images")
+        words = f"valid: {len(healthy)} healthy images"
+        return Roles(train, _words("train", train), healthy, healthy, words)
     kept, held = train.hold_out(run.data.calibration_share, run.fit.seed)
     words = f"{len(held)} healthy images held out of train, patient by patient"
-    return Roles(kept, held, words if held.rows else "nothing: no healthy image was held out")
+    if not held.rows:
+        words = "nothing: no healthy image was held out"
+    return Roles(kept, _words("train", kept), held, held, words)
+
+
+def _few_shot(run: Run, manifest: Manifest) -> Roles:
+    """No part of K images is held out; each calibrates as if it had not been trained on."""
+    shots = run.data.shots
+    assert shots is not None
+    support = few_shot(manifest, shots, run.data.support)
+    words = f"the {shots} healthy images of the support, each left out of the memory in turn"
+    return Roles(
+        support,
+        _words(f"{shots}-shot support ({run.data.support})", support),
+        replace(support, rows=()),
+        support.normals(),
+        words,
+    )
+
+
+def _zero_shot(run: Run, manifest: Manifest) -> Roles:
+    words = f"{manifest.source}, {{}} of the data sets without {run.data.target}"
+    if run.protocol == "paper":
+        none = replace(manifest, rows=())
+        return Roles(manifest, words.format("all images"), none, none, "nothing: as published")
+    kept, held = validation_part(manifest, run.data.calibration_share, run.fit.seed)
+    healthy = held.normals()
+    source = f"{len(healthy)} healthy images of other data sets, held out patient by patient"
+    return Roles(kept, words.format(f"{len(kept)} images"), held, healthy, source)
+
+
+ROLES: Mapping[str, Callable[[Run, Manifest], Roles]] = {
+    "normals": _normals_only,
+    "few_shot": _few_shot,
+    "zero_shot": _zero_shot,
+}
+"""What teaches (data.supervision) -> which images do what."""
+
+
+def _words(split: str, manifest: Manifest) -> str:
+    good, abnormal = len(manifest.normals()), len(manifest.abnormals())
+    images = f"{good} normal" + (f" and {abnormal} abnormal" if abnormal else "")
+    return f"{split}: {images} images of {manifest.dataset}"
 
 
 def load_warm_start(detector: Detector, name: str) -> None:
@@ -117,8 +201,10 @@ def warm_starts() -> Sequence[str]:
     )
 
 
-def _with_window(run: Run, train: Manifest) -> Run:
-    """The run with its intensity window decided, so that prediction uses the same one."""
+def _resolved(run: Run, manifest: Manifest, train: Manifest) -> Run:
+    """The run with all decided that the images decide, so that prediction uses the same."""
+    config = run.config.for_dataset(run.data.target or manifest.dataset)
+    run = run.model_copy(update={"config": config})
     if run.data.window is not None:
         return run
     window = fit_window([row.path for row in train])
@@ -148,13 +234,29 @@ def _has_progress(out: Path) -> bool:
     return (out / MODEL_FILE).exists() or any((out / "checkpoints").glob("*.ckpt"))
 
 
-def _train(detector: Detector, run: Run, roles: Roles, out: Path, resume: bool) -> History:
-    def images(manifest: Manifest, data: object = None) -> ImageDataset:
-        return ImageDataset(manifest, detector.input_spec, run.data, run.fit.seed, with_masks=False)
+def _train(
+    detector: Detector, run: Run, roles: Roles, out: Path, resume: bool, criterion: Criterion | None
+) -> History:
+    supervised = run.data.supervision != "normals"
 
-    validation = images(roles.healthy) if run.fit.patience and roles.healthy.rows else None
+    def images(manifest: Manifest, copies: str) -> ImageDataset:
+        return ImageDataset(
+            manifest,
+            detector.input_spec,
+            run.data,
+            run.fit.seed,
+            with_masks=supervised,
+            copies=copies,
+        )
+
+    stops = run.fit.patience and roles.validation.rows
     return detector.fit(
-        images(roles.train), validation, options=run.fit, run_dir=out, resume=resume
+        images(roles.train, run.data.copies),
+        images(roles.validation, "none") if stops else None,
+        options=run.fit,
+        run_dir=out,
+        resume=resume,
+        criterion=criterion,
     )
 
 
@@ -162,11 +264,11 @@ def _record(
     run: Run, manifest: Manifest, roles: Roles, history: History, seconds: float
 ) -> TrainingRecord:
     chosen = history.checkpoint
-    if chosen != "last epoch":
-        chosen += f" on {roles.source}"
+    if chosen == "best validation loss":
+        chosen += f" on {len(roles.validation)} held-out images"
     overlap = manifest.patient_overlap()
     return TrainingRecord(
-        trained_on=f"train: {len(roles.train)} normal images of {manifest.dataset}",
+        trained_on=roles.trained_on,
         checkpoint=chosen,
         calibrated_on=roles.source,
         warm_start=run.fit.warm_start or "none",

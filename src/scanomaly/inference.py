@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scanomaly.backbones.weights import describe
+from scanomaly.backbones.weights import licence_of
 from scanomaly.calibration import Calibration
 from scanomaly.checkpoint import load_calibration, load_detector, load_training
 from scanomaly.config.fit import Precision
@@ -172,11 +172,16 @@ class FittedDetector:
             low, high = float(anomaly_map.min()), float(anomaly_map.max())
         return ((anomaly_map - low) / max(high - low, 1e-12)).astype(np.float32)
 
+    def batches(self, manifest: Manifest) -> Iterator[Batch]:
+        """The images as the detector takes them, on its device."""
+        images = ImageDataset(manifest, self.detector.input_spec, self.run.data, with_masks=False)
+        for indices in _batched(len(images)):
+            yield collate([images[i] for i in indices]).to(self.detector.device)
+
     def calibrated(self, normals: Manifest, source: str) -> Calibration:
         """Fit a calibration on healthy images that did not train the detector."""
-        images = ImageDataset(normals, self.detector.input_spec, self.run.data, with_masks=False)
         return self.detector.calibrate(
-            _batches(images, self.detector.device),
+            self.batches(normals),
             false_alarm_rate=self.run.data.false_alarm_rate,
             source=source,
         )
@@ -184,7 +189,7 @@ class FittedDetector:
     @property
     def weights(self) -> tuple[str, ...]:
         """Pretrained weights the detector uses, with their licences."""
-        return tuple(f"{name}: {describe(name).licence}" for name in backbone_names(self.run))
+        return tuple(f"{name}: {licence_of(name)}" for name in backbone_names(self.run))
 
 
 def _batched(count: int) -> Iterator[range]:
@@ -209,11 +214,6 @@ def _usable(
             raise result
         else:
             on_error(row, result)
-
-
-def _batches(images: ImageDataset, device: torch.device) -> Iterable[Batch]:
-    for indices in _batched(len(images)):
-        yield collate([images[i] for i in indices]).to(device)
 
 
 def _split(

@@ -23,13 +23,17 @@ class Batch:
     """Images on their way into a detector, already at the detector's own side.
 
     image: float (B, 3, H, W) in 0..1, not normalised. label: bool (B,), True = abnormal.
-    mask: bool (B, 1, H, W), True = abnormal pixel.
+    mask: bool (B, 1, H, W), True = abnormal pixel; zeros where has_mask, bool (B,), is False.
+    has_mask None: every image has its mask where there is any. datasets: the data set each image
+    belongs to; empty when unknown.
     """
 
     image: Tensor
     ids: tuple[str, ...]
     label: Tensor | None = None
     mask: Tensor | None = None
+    has_mask: Tensor | None = None
+    datasets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.image.shape)
@@ -41,6 +45,13 @@ class Batch:
         if self.mask is not None:
             expected = (shape[0], 1, *shape[2:])
             _require(self.mask.shape == expected, f"mask {expected}", tuple(self.mask.shape))
+        if self.has_mask is not None:
+            _require(self.mask is not None, "a mask beside has_mask", None)
+            got = tuple(self.has_mask.shape)
+            _require(got == (shape[0],), "has_mask (B,)", got)
+            _require(self.has_mask.dtype == torch.bool, "a bool has_mask", self.has_mask.dtype)
+        if self.datasets:
+            _require(len(self.datasets) == shape[0], f"{shape[0]} datasets", len(self.datasets))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,6 +63,7 @@ class Batch:
             image=self.image.to(device),
             label=None if self.label is None else self.label.to(device),
             mask=None if self.mask is None else self.mask.to(device),
+            has_mask=None if self.has_mask is None else self.has_mask.to(device),
         )
 
 
@@ -109,7 +121,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One training draw: an image, and the epoch that decides its augmentation (-1: none)."""
+    """One training draw: an image, and the epoch that decides its augmentation (None: none)."""
 
-    epoch: int
+    epoch: int | None
     index: int

@@ -14,10 +14,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_networks import make_network, save_folder
 
+import tiny_clip
 from scanomaly.backbones import build_backbone
-from scanomaly.backbones.weights import fetch, fetching, locate, verify
-from scanomaly.config.backbones import BackboneConfig
+from scanomaly.backbones.clip import build_clip
+from scanomaly.backbones.weights import (
+    INVENTORY,
+    Pretrained,
+    fetch,
+    fetching,
+    find,
+    locate,
+    verify,
+)
+from scanomaly.config.backbones import BackboneConfig, ClipConfig
 from scanomaly.errors import WeightsError
+from tiny_clip import save_clip
 
 NAME = "resnet18.a1_in1k"
 
@@ -118,6 +129,29 @@ def test_what_is_fetched_is_found_built_and_verified(
     [finding] = verify(fetched.parent)
     assert finding.ok
     assert finding.name == NAME
+
+
+def test_both_towers_of_a_clip_are_fetched_by_their_own_names(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.folder = save_clip(tmp_path / "clip")
+    entry = Pretrained(tiny_clip.NAME, "these tests", "MIT", None, "some/repository")
+    monkeypatch.setitem(INVENTORY, entry.name, entry)  # type: ignore[arg-type]
+    folder = fetch(entry.name, tmp_path / "weights")
+    assert folder == tmp_path / "weights" / entry.name == find(entry.name, [tmp_path / "weights"])
+    assert {file.name for file in folder.iterdir()} == {
+        "open_clip_config.json", "open_clip_model.safetensors", "fetched.json",
+    }  # fmt: skip
+    assert fetch(entry.name, tmp_path / "weights", offline=True) == folder
+    build_clip(ClipConfig(name=entry.name, weights=str(tmp_path / "weights")))
+    [finding] = verify(tmp_path / "weights")
+    assert (finding.name, finding.problems) == (entry.name, ())
+    save_file({"weight": torch.ones(1)}, hub.folder / "open_clip_model.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"what came for tiny-clip/test .* does not fit the CLIP"
+    ):
+        fetch(entry.name, tmp_path / "other")
+    assert not any(file.is_file() for file in (tmp_path / "other").rglob("*"))
 
 
 def test_what_is_there_is_not_fetched_again(fetched: Path, hub: Hub) -> None:

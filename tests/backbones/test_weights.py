@@ -10,6 +10,7 @@ from scanomaly.backbones.weights import (
     describe,
     directories,
     find,
+    licence_of,
     locate,
     missing_message,
     weight_file,
@@ -18,6 +19,8 @@ from scanomaly.errors import WeightsError
 
 Saved = Callable[[str], Path]
 MAE = "vit_large_patch16_224.mae"
+TIMM = [entry for entry in INVENTORY.values() if "/" not in entry.name]
+"""All but the CLIPs with two towers, which are open_clip's."""
 
 
 def _folder(directory: Path, name: str) -> Path:
@@ -32,7 +35,7 @@ def test_inventory_agrees_with_timm() -> None:
     import torch
     from timm.models import get_pretrained_cfg
 
-    for entry in INVENTORY.values():
+    for entry in TIMM:
         known = get_pretrained_cfg(entry.name, allow_unregistered=False)
         assert known is not None
         assert known.hf_hub_id == entry.repository
@@ -48,6 +51,7 @@ def test_inventory_covers_the_papers_encoders_and_their_licences() -> None:
     assert licences["vit_base_patch8_224.dino"] == "Apache-2.0"
     assert licences["vit_large_patch14_clip_224.laion2b"] == "MIT"
     assert licences["vit_base_patch32_clip_224.openai"] == "MIT"
+    assert licences["ViT-L-14-336/openai"] == "MIT"
     assert licences["tf_efficientnet_lite0.in1k"] == "Apache-2.0"
     mae = [licence for name, licence in licences.items() if name.endswith(".mae")]
     assert len(mae) == 2
@@ -64,7 +68,7 @@ def test_an_architecture_alone_means_the_same_weights_as_in_timm() -> None:
     """MAE and DINO share architectures with supervised weights, which timm prefers."""
     from timm.models import get_pretrained_cfg
 
-    for architecture in {name.split(".")[0] for name in INVENTORY}:
+    for architecture in {entry.name.split(".")[0] for entry in TIMM}:
         known = get_pretrained_cfg(architecture)
         assert known is not None
         assert describe(architecture).name == f"{architecture}.{known.tag}"
@@ -129,7 +133,7 @@ def test_an_explicit_path_is_the_only_one(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=f"{empty} holds no weights of {MAE}"):
         locate(MAE, empty)
     with pytest.raises(WeightsError, match=r"holds none of model\.safetensors"):
-        weight_file(empty)
+        weight_file(empty, MAE)
 
 
 @pytest.mark.parametrize(
@@ -161,3 +165,8 @@ def test_locating_what_is_missing_raises_that_message() -> None:
     with pytest.raises(WeightsError) as caught:
         locate(MAE)
     assert str(caught.value) == missing_message(MAE)
+
+
+def test_the_licence_of_a_name_of_ones_own_is_not_guessed():
+    assert licence_of("ViT-L-14-336/openai") == "MIT"
+    assert licence_of("tiny-clip/mine") == "your own file, licence not known here"

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from scanomaly.config.data import DataConfig, InputSpec
 from scanomaly.config.fit import FitOptions
+from scanomaly.data.copies import MVFA_COPIES
 from scanomaly.data.dataset import ImageDataset, collate
 from scanomaly.data.manifest import read_manifest
 from scanomaly.errors import DataError
@@ -56,10 +59,41 @@ def test_batches(manifest):
     assert batch.label is not None
     assert batch.label.tolist() == [False, False]
     assert batch.mask is not None
+    assert batch.has_mask is not None
+    assert batch.has_mask.tolist() == [True, True]
+    assert batch.datasets == ("Brain", "Brain")
     mixed = collate([good, unmasked])
-    assert mixed.mask is None
     assert mixed.label is not None
     assert mixed.label.tolist() == [False, True]
+
+
+def test_images_without_a_mask_among_others(manifest):
+    test = ImageDataset(manifest.split("test"), SPEC, DataConfig())
+    unmasked, masked, good = sorted(test, key=lambda item: (item.mask is not None, item.id))
+    batch = collate([masked, unmasked, good])
+    assert batch.has_mask is not None
+    assert batch.has_mask.tolist() == [True, False, True]
+    assert batch.mask is not None
+    assert batch.mask.dtype == torch.bool
+    assert torch.equal(batch.mask[0], masked.mask)
+    assert not batch.mask[1:].any()
+    alone = collate([unmasked])
+    assert (alone.mask, alone.has_mask) == (None, None)
+
+
+def test_data_sets_are_known_of_all_or_of_none(manifest):
+    items = map_items(manifest)[:2]
+    nameless = dataclasses.replace(items[0], dataset="")
+    assert collate(items).datasets == ("Brain", "Brain")
+    assert collate([nameless, items[1]]).datasets == ()
+
+
+def test_normal_images_of_a_label_only_set_have_no_mask(manifest):
+    labels = dataclasses.replace(manifest, label_only=frozenset({"Brain"}))
+    known = {item.id for item in map_items(labels) if item.mask is not None}
+    assert known == {row.id for row in manifest if row.mask}
+    others = dataclasses.replace(manifest, label_only=frozenset({"Chest"}))
+    assert sum(item.mask is not None for item in map_items(others)) == 5
 
 
 def map_items(manifest):
@@ -102,6 +136,37 @@ def test_augmented_image_leaves_its_mask_behind(manifest):
     index = next(i for i, row in enumerate(manifest) if row.mask)
     assert dataset[index].mask is not None
     assert dataset[Draw(0, index)].mask is None
+
+
+def test_copies(manifest):
+    rows = len(manifest)
+    plain = ImageDataset(manifest, SPEC, DataConfig())
+    dataset = ImageDataset(manifest, SPEC, DataConfig(), copies="mvfa")
+    assert len(dataset) == 11 * rows
+    items = list(dataset)
+    assert [item.id for item in items] == 11 * [row.id for row in manifest]
+    for index, item in enumerate(items):
+        copy, row = MVFA_COPIES[index // rows], index % rows
+        assert torch.equal(item.image, copy(plain[row].image))
+        drawn = dataset[Draw(5, index)]
+        assert torch.equal(drawn.image, item.image)
+        original = plain[row].mask
+        if original is None:
+            assert item.mask is None
+        else:
+            assert torch.equal(item.mask, copy(original.float()) > 0.5)
+            assert torch.equal(drawn.mask, item.mask)
+    changed = [item for item in items if item.mask is not None and item.mask.any()]
+    assert len(changed) == 11
+    assert len({item.mask.numpy().tobytes() for item in changed}) > 5
+    with pytest.raises(IndexError):
+        dataset[11 * rows]
+    assert list(ImageDataset(manifest.split("valid"), SPEC, DataConfig(), copies="mvfa")) == []
+
+
+def test_copies_and_augmentation_exclude_each_other():
+    with pytest.raises(ValueError, match=r"data\.copies=mvfa .* data\.augmentation=qfae"):
+        DataConfig(copies="mvfa", augmentation="qfae")
 
 
 def test_workers_change_nothing(manifest):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scanomaly.data.manifest import Manifest, Row, read_manifest
+from scanomaly.data.manifest import Manifest, Row, read_manifest, read_manifests
 from scanomaly.errors import DataError
 
 
@@ -138,6 +138,32 @@ def test_a_name_tells_how_patients_are_written(build):
 def test_another_set_than_asked(build):
     with pytest.raises(DataError, match="expected data set 'liver', got the folder of 'Brain'"):
         read_manifest(build("Brain_AD", ["train/good/1_1.png"]), "liver")
+
+
+def test_every_set_of_a_folder(sets):
+    found = read_manifests(sets)
+    assert [m.dataset for m in found] == ["Brain", "Mine_AD", "Retina_RESC"]
+    assert [len(m) for m in found] == [1, 1, 1]
+
+
+def test_one_set_is_a_folder_of_one(sets):
+    assert [m.dataset for m in read_manifests(sets / "Brain")] == ["Brain"]
+    table = sets / "mine.csv"
+    table.write_text("path\nBrain/train/good/1_1.png\n")
+    assert [m.dataset for m in read_manifests(table)] == ["mine"]
+
+
+def test_a_set_twice_in_a_folder(build):
+    build("BMAD/Brain", ["train/good/1_1.png"])
+    root = build("BMAD/Brain_AD", ["test/good/1_1.png"]).parent
+    with pytest.raises(DataError, match=r"BMAD/Brain and .*Brain_AD both hold data set 'Brain'"):
+        read_manifests(root)
+
+
+def test_a_folder_without_sets(build, tmp_path):
+    for root in (build("scans", ["a.png"]), tmp_path / "missing"):
+        with pytest.raises(DataError, match=r"expected a folder of data sets .*found none"):
+            read_manifests(root)
 
 
 def test_plain_folder(build):

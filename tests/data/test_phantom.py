@@ -33,8 +33,8 @@ from scanomaly.data.phantom.simulate import (
     Subject,
     draw_lesion,
     make_subject,
-    matched_slices,
 )
+from scanomaly.data.phantom.styles.brain import BRAIN, Head
 
 SEED, PATIENTS, SLICES = 11, 24, 4
 DISPLACING = ("mass", "enlarged ventricles")
@@ -163,7 +163,7 @@ class TestLesions:
             model = draw_lesion(subject)
             if model.kind not in ("infarct", "oedema", "white matter lesion"):
                 continue
-            for slice_ in matched_slices(subject, diseased=True):
+            for slice_ in BRAIN.matched(Head(subject), 2, diseased=True):
                 well = simulate_patient(5, index, diseased=False, slices=2, contrasts=(contrast,))
                 change = slice_.image.astype(float) - well[slice_.index].image
                 assert (change[slice_.mask].mean() < 0) == (contrast == "T1")
@@ -217,11 +217,11 @@ class TestNoShortcut:
     def test_matched_healthy_slices_have_the_heights_of_the_diseased(self) -> None:
         for index in range(4):
             subject = make_subject(DATA_SET, 9, index, 4, tuple(CONTRASTS))
-            ill = list(matched_slices(subject, diseased=True))
-            well = list(matched_slices(subject, diseased=False))
-            assert [s.height_mm for s in ill] == [s.height_mm for s in well]
+            ill = list(BRAIN.matched(Head(subject), 4, diseased=True))
+            well = list(BRAIN.matched(Head(subject), 4, diseased=False))
+            assert [s.cells["height_mm"] for s in ill] == [s.cells["height_mm"] for s in well]
             assert ill
-            assert all(s.lesion is None and not s.mask.any() for s in well)
+            assert all(not s.finding and not s.mask.any() for s in well)
 
     def test_noise_and_background_do_not_know_the_label(self, pairs: list[Pair]) -> None:
         for ill, well in pairs:
@@ -301,7 +301,7 @@ class TestHealthySlices:
 class TestFolder:
     def test_csv_and_files_agree(self, folder: Path) -> None:
         rows = rows_of(folder)
-        assert tuple(rows[0]) == COLUMNS
+        assert tuple(rows[0]) == (*COLUMNS, *BRAIN.columns)
         listed = {row["path"] for row in rows} | {row["mask"] for row in rows} - {""}
         found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
         assert listed == found
@@ -314,7 +314,7 @@ class TestFolder:
             assert row["path"] == f"{row['split']}/{group}/img/{row['id']}.png"
             assert read(folder / row["path"]).shape == (SIDE, SIDE)
             if row["label"] == "0":
-                assert {row[column] for column in ("mask", *COLUMNS[8:])} == {""}
+                assert {row[column] for column in ("mask", *BRAIN.columns[2:])} == {""}
                 continue
             mask = read(folder / row["mask"])
             assert Path(row["mask"]).name == Path(row["path"]).name

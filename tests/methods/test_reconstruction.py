@@ -274,5 +274,5 @@ def test_local_start_needs_a_token_for_each_query(weights):
 
 
 def test_a_backbone_named_twice_is_built_once(offline):
-    assert len(offline.backbones()) == 1
+    assert len(offline.frozen()) == 1
     assert offline.encoders[0].backbone is offline.perceptual.networks[str(SIDE)]

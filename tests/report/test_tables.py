@@ -11,10 +11,13 @@ import pytest
 
 from scanomaly.evaluation import Evaluation, ScoredImage
 from scanomaly.metrics import Estimate
+from scanomaly.report.html import report_html
+from scanomaly.report.markdown import report_markdown
 from scanomaly.report.tables import (
     Flags,
     count_words,
     flags_of,
+    gap_lines,
     metric_lines,
     metrics_json,
     percent,
@@ -121,3 +124,27 @@ def test_images_and_patients_in_words(evaluation: Evaluation) -> None:
 def test_protocol_of_the_fit_is_named_where_it_differs(variant: Callable[..., Evaluation]) -> None:
     assert protocol_words(variant()) == "honest"
     assert protocol_words(variant(protocol="paper")).endswith("fitted with the protocol honest")
+
+
+def test_a_published_protocol_stands_beside_the_honest_one_with_the_gap(
+    variant: Callable[..., Evaluation],
+) -> None:
+    honest = variant(image={"auroc": Estimate(0.8, 0.7, 0.9), "ap": Estimate.undefined("none")})
+    paper = variant(
+        protocol="paper",
+        image={"auroc": Estimate(0.95, 0.9, 1.0), "ap": Estimate(0.5, 0.4, 0.6)},
+        pixel={},
+        honest=replace(honest, pixel={}),
+    )
+    assert gap_lines(paper) == [
+        ("Image: AUROC", "95.0", "80.0", "+15.0"),
+        ("Image: Average precision", "50.0", "", ""),
+    ]
+    assert gap_lines(honest) == []
+    assert json.loads(metrics_json(paper))["honest"]["image"]["auroc"]["value"] == 0.8
+    assert "| Image: AUROC | 95.0 | 80.0 | +15.0 |" in report_markdown(paper)
+    assert "As published" not in report_markdown(honest)
+    html = report_html(paper)
+    assert "What the published protocol adds" in html
+    assert "+15.0" in html
+    assert "What the published protocol adds" not in report_html(honest)

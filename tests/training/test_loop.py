@@ -1,5 +1,6 @@
 """The real loop on Lightning: all tests that need it for itself are in this one module."""
 
+import copy
 import json
 import os
 import subprocess
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from scanomaly.config.fit import FitOptions
 from scanomaly.errors import FitError, FitInterrupted
 from scanomaly.records import Draw
-from scanomaly.training import Objective, optimise
-from scanomaly.training.loop import optimiser_and_schedule
+from scanomaly.training import Criterion, Objective, optimise
+from scanomaly.training.optimisers import optimiser_and_schedule
 
 STEPS_PER_EPOCH = 3
 
@@ -28,25 +29,6 @@ def changed(**fields: object) -> FitOptions:
 def assert_same_weights(found: nn.Module, expected: nn.Module, atol: float = 1e-6) -> None:
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], tensor, rtol=0, atol=atol, msg=name)
-
-
-def test_published_learning_rate_and_beta1_of_every_step(golden):
-    published = json.loads(golden("qfae_onecycle.json").read_text())
-    options = FitOptions(learning_rate=published["max_lr"], warm_up=published["pct_start"])
-    made = optimiser_and_schedule([nn.Parameter(torch.zeros(1))], options, published["total_steps"])
-    optimiser, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
-    group = optimiser.param_groups[0]
-    used: dict[str, list[float]] = {"lr": [], "beta1": []}
-    for step in range(published["total_steps"]):
-        used["lr"].append(group["lr"])
-        used["beta1"].append(group["betas"][0])
-        optimiser.step()
-        if step + 1 < published["total_steps"]:
-            schedule.step()
-    assert used["lr"] == pytest.approx(published["lr"], rel=1e-9)
-    assert used["beta1"] == pytest.approx(published["beta1"], rel=1e-9)
-    assert (group["betas"][1], group["eps"], group["weight_decay"]) == (0.999, 1e-8, 0.0)
-    assert made["lr_scheduler"]["interval"] == "step"
 
 
 def slow_fit(options: FitOptions) -> nn.Module:
@@ -94,7 +76,7 @@ def test_validation_loss_is_the_mean_over_images_whatever_the_batches(accumulate
     model = network()
     history = optimise(objective(model, **VALIDATED), changed(accumulate=accumulate), tmp_path)
     data = VALIDATED["validation"]
-    pairs = data.collate([data[Draw(-1, index)] for index in range(len(data))])
+    pairs = data.collate([data[Draw(None, index)] for index in range(len(data))])
     with torch.no_grad():
         assert history.validation_loss[-1] == pytest.approx(
             squared_error(model)(pairs).item(), rel=1e-5
@@ -216,6 +198,25 @@ def test_early_stopping_keeps_the_best_weights(tmp_path):
     assert position > 0
     assert (asked.model.value.item() - 1) ** 2 == pytest.approx(best, abs=1e-6)
     assert history.checkpoint == "best validation loss"
+
+
+def test_a_criterion_keeps_the_epoch_in_which_it_was_highest(tmp_path):
+    model, asked = network(), []
+
+    def value() -> float:
+        model.eval()
+        asked.append(copy.deepcopy(model.state_dict()))
+        return [0.2, 0.9, 0.5, 0.9][len(asked) - 1]
+
+    objective = Objective(
+        model, squared_error(model), Pairs(), criterion=Criterion("best on test", value)
+    )
+    history = optimise(objective, OPTIONS, tmp_path)
+    assert history.checkpoint == "best on test"
+    assert len(asked) == OPTIONS.epochs
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, asked[1][name]), name
+    assert not torch.equal(asked[1]["3.weight"], asked[3]["3.weight"])
 
 
 def test_patience_without_validation_images_is_an_error(tmp_path):

@@ -50,5 +50,5 @@ def test_batches_must_divide_over_devices():
 def test_validation_images_come_once_in_order():
     batches = list(InOrder(5, 2))
     assert [[d.index for d in batch] for batch in batches] == [[0, 1], [2, 3], [4]]
-    assert {d.epoch for batch in batches for d in batch} == {-1}
+    assert {d.epoch for batch in batches for d in batch} == {None}
     assert len(InOrder(5, 2)) == len(batches)

@@ -37,7 +37,7 @@ class Pairs:
         return len(self.inputs)
 
     def __getitem__(self, draw: Draw) -> Pair:
-        shift = 0.1 * max(draw.epoch, 0)
+        shift = 0.1 * (draw.epoch or 0)
         return self.inputs[draw.index] + shift, self.targets[draw.index]
 
     def collate(self, items: list[Pair]) -> Pair:

@@ -36,7 +36,7 @@ def find_source(config: BackboneConfig) -> Source:
     """The weights that `config` means. Raises WeightsError if they are nowhere to be found."""
     if config.weights == RANDOM_WEIGHTS:
         return Source(config.name)
-    return source_at(weight_file(locate(config.name, config.weights)), config.name)
+    return source_at(weight_file(locate(config.name, config.weights), config.name), config.name)
 
 
 def source_at(file: Path, name: str) -> Source:

@@ -26,3 +26,25 @@ class BackboneConfig(Frozen):
     """None: looked up by name (`scanomaly weights list` tells where). A path: a weight file, or a
     folder with one and, if its sizes are not the architecture's own, timm's config.json.
     "random": seeded random values, for tests and benchmarks."""
+
+
+class ClipConfig(BackboneConfig):
+    """Both towers of a CLIP, from one weight file.
+
+    As in BackboneConfig, what is left None is the weights' own. Images of any side are taken:
+    `side` only says which one is the network's own.
+    """
+
+    name: str = Field(default="ViT-L-14-336/openai", pattern=r"^[\w.-]+/[\w.-]+$")
+    """open_clip's architecture, slash, tag of the weights. With a folder of your own any two
+    words: its open_clip_config.json tells the sizes."""
+    patch: None = None
+    """CLIP keeps the patches it was trained with."""
+    quick_gelu: bool = False
+    """OpenAI trained with x * sigmoid(1.702 x); the published MVFA and IQE-CLIP run the same
+    weights with the exact GELU (MVFA specification, section 3). Whatever the file beside the
+    weights says, this decides; only a name ending in -quickgelu means QuickGELU by itself."""
+    weights: str | None = None
+    """None: looked up by name. A path: a folder with open_clip_model.safetensors and
+    open_clip_config.json, such a file, or any .safetensors file of open_clip's architecture.
+    "random": seeded random values, for tests and benchmarks."""

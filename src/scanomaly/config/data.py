@@ -1,10 +1,13 @@
-"""How images are read, and what a method asks of them."""
+"""How images are read, which of them supervise, and what a method asks of them."""
 
-from typing import Literal
+import re
+from collections.abc import Mapping
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from scanomaly.config.base import Frozen
+from scanomaly.errors import ConfigError
 
 
 class InputSpec(Frozen):
@@ -16,8 +19,19 @@ class InputSpec(Frozen):
     """Which library's resize the paper used; both antialias when shrinking."""
 
 
+SUPPORTS = r"published|(?:seed|test):\d+"
+"""What `DataConfig.support` may be."""
+
+_REQUIRED: Mapping[str, str] = {"few_shot": "shots", "zero_shot": "target"}
+_BELONGS: Mapping[str, tuple[str, ...]] = {
+    "few_shot": ("shots", "support"),
+    "zero_shot": ("target", "exclude_siblings", "training_folder"),
+}
+"""Supervision -> the fields that mean something for it alone."""
+
+
 class DataConfig(Frozen):
-    """How images become arrays, and which of them are held out."""
+    """How images become arrays, which of them supervise, and which are held out."""
 
     window: tuple[float, float] | None = None
     """Intensities mapped to 0 and 1 for images deeper than 8 bits; fitted on training images when
@@ -29,3 +43,59 @@ class DataConfig(Frozen):
     """Share of training patients held out to calibrate when no normal validation image exists."""
     false_alarm_rate: float = Field(default=0.05, gt=0.0, lt=1.0)
     """Share of healthy images that may be flagged."""
+
+    supervision: Literal["normals", "few_shot", "zero_shot"] = "normals"
+    """What teaches: the normal images of train, a few labelled images, or the other data sets of a
+    folder (leave one out)."""
+    shots: int | None = Field(default=None, gt=0)
+    """few_shot: so many normal and as many abnormal images of the valid split."""
+    support: str = "published"
+    """few_shot: `published` is the benchmark's list; `seed:7` draws distinct patients from valid.
+    `test:7`, for sets without a valid split, draws normal images from train and abnormal ones from
+    test, which are then not scored."""
+    target: str | None = Field(default=None, min_length=1)
+    """zero_shot: the data set that is left out."""
+    exclude_siblings: bool = False
+    """zero_shot: leave out sets of the target's modality too; the published protocol does not."""
+    training_folder: Literal["valid", "test", "train"] = "valid"
+    """zero_shot: the split of the other sets that is trained on; MVFA and IQE-CLIP took test."""
+    copies: Literal["none", "mvfa"] = "none"
+    """Fixed copies of every training image: MVFA's eleven (rotated, shifted, flipped)."""
+
+    @field_validator("support")
+    @classmethod
+    def _support_is_known(cls, value: str) -> str:
+        if not re.fullmatch(SUPPORTS, value):
+            raise ValueError(
+                f"expected published, seed:NUMBER or test:NUMBER (such as seed:7), got {value!r}."
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _fields_fit_the_supervision(self) -> Self:
+        for supervision, fields in _BELONGS.items():
+            for field in fields if supervision != self.supervision else ():
+                value = getattr(self, field)
+                if value != type(self).model_fields[field].default:
+                    raise ValueError(
+                        f"data.{field}={value} belongs to data.supervision={supervision}, got "
+                        f"{self.supervision}; leave it out or change the supervision."
+                    )
+        return self
+
+    def require_complete(self) -> None:
+        """Raises ConfigError where the supervision lacks what only a user can say."""
+        needed = _REQUIRED.get(self.supervision)
+        if needed is not None and getattr(self, needed) is None:
+            raise ConfigError(
+                f"data.supervision={self.supervision} needs data.{needed}: give --{needed}."
+            )
+
+    @model_validator(mode="after")
+    def _one_kind_of_augmentation(self) -> Self:
+        if self.copies != "none" and self.augmentation != "none":
+            raise ValueError(
+                f"data.copies={self.copies} keeps masks in place and data.augmentation="
+                f"{self.augmentation} does not; set one of them to none."
+            )
+        return self

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from scanomaly.config.backbones import BackboneConfig
-from scanomaly.config.base import Frozen
+from scanomaly.config.base import Frozen, MethodConfig
 
 QFAE_MEAN = (0.449, 0.449, 0.449)
 QFAE_STD = (0.226, 0.226, 0.226)
@@ -145,7 +145,7 @@ class ScoreConfig(Frozen):
     """Over maps; paper's text: mean, its formula: max."""
 
 
-class ReconstructionConfig(Frozen):
+class ReconstructionConfig(MethodConfig):
     """What QFAE and the plain autoencoder share."""
 
     side: int = Field(default=224, gt=0)

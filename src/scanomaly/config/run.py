@@ -17,9 +17,11 @@ from pydantic import (
 )
 
 from scanomaly.config.backbones import BackboneConfig
-from scanomaly.config.base import Frozen
+from scanomaly.config.base import Frozen, MethodConfig
 from scanomaly.config.data import DataConfig
 from scanomaly.config.fit import FitOptions
+from scanomaly.config.iqe_clip import IqeClipConfig
+from scanomaly.config.mvfa import MVFAConfig
 from scanomaly.config.qfae import AutoencoderConfig, QFAEConfig
 from scanomaly.errors import CheckpointError, ConfigError
 from scanomaly.files import write_text
@@ -27,9 +29,11 @@ from scanomaly.files import write_text
 RUN_FORMAT: Literal[1] = 1
 RUN_FILE = "run.yaml"
 
-CONFIGS: Mapping[str, type[Frozen]] = {
+CONFIGS: Mapping[str, type[MethodConfig]] = {
     "qfae": QFAEConfig,
     "autoencoder": AutoencoderConfig,
+    "iqe_clip": IqeClipConfig,
+    "mvfa": MVFAConfig,
 }
 """Method -> its configuration model; the detectors themselves are in methods.METHODS."""
 
@@ -44,7 +48,7 @@ class Run(Frozen):
     method: str
     protocol: Literal["honest", "paper"] = "honest"
     """paper: as published, even where that is not honest; reports say so."""
-    config: SerializeAsAny[Frozen]
+    config: SerializeAsAny[MethodConfig]
     data: DataConfig = DataConfig()
     fit: FitOptions = FitOptions()
 
@@ -71,6 +75,13 @@ class Run(Frozen):
         """Write run.yaml into `folder`."""
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         write_text(folder / RUN_FILE, text)
+
+    def under(self, protocol: Literal["honest", "paper"]) -> Run:
+        """The run under a protocol; published zero-shot training takes the others' test images."""
+        update: dict[str, Any] = {"protocol": protocol}
+        if protocol == "paper" and self.data.supervision == "zero_shot":
+            update["data"] = self.data.model_copy(update={"training_folder": "test"})
+        return self.model_copy(update=update)
 
     def with_overrides(self, assignments: Sequence[str]) -> Run:
         """A copy with fields replaced by `path=value`; roots are config, data and fit.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scanomaly.data.listing import Folder, log_left_out, name_images, no_images, subfolders, walk
+from scanomaly.data.mask_files import match_masks, warn_missing
 from scanomaly.data.rows import Row, Split
 from scanomaly.errors import DataError
 
@@ -197,44 +198,6 @@ def _sort_out(root: Path) -> dict[_Place, Folder]:
     return {place: _choose(root, candidates) for place, candidates in found.items()}
 
 
-def _match_masks(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
-    """The mask of each image by file stem; of two with one stem the same full name is meant."""
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for mask in masks:
-        by_stem[mask.stem].append(mask)
-    matched: dict[Path, Path] = {}
-    for image in images:
-        candidates = by_stem.get(image.stem, [])
-        same_name = [mask for mask in candidates if mask.name == image.name]
-        if len(candidates) > 1 and not same_name:
-            names = ", ".join(mask.name for mask in candidates)
-            raise DataError(f"{image}: {names} could each be its mask; keep one of them.")
-        if candidates:
-            matched[image] = (same_name or candidates)[0]
-    orphans = sorted(set(masks) - set(matched.values()))
-    if orphans:
-        logger.warning(
-            "%s: %d masks belong to no image, for example %s.",
-            orphans[0].parent,
-            len(orphans),
-            orphans[0].name,
-        )
-    return matched
-
-
-def _warn_missing(rows: Sequence[Row]) -> None:
-    abnormal = [row for row in rows if row.label]
-    missing = [row.id for row in abnormal if row.mask is None]
-    if missing and len(missing) < len(abnormal):
-        logger.warning(
-            "%d of %d abnormal images have no mask and count for no pixel metric: %s%s.",
-            len(missing),
-            len(abnormal),
-            ", ".join(missing[:5]),
-            ", ..." if missing[5:] else "",
-        )
-
-
 def _layout(places: Mapping[_Place, Folder]) -> str:
     """The recognised layout in words, such as `BMAD layout: split/class/img, split/class/label`."""
     patterns: set[str] = set()
@@ -261,7 +224,7 @@ def read_set(root: Path, dataset: str) -> tuple[list[Row], str]:
             masks = places.get(replace(place, is_mask=True))
             rows.extend(_rows(root, dataset, place, folder.images, masks.images if masks else ()))
     rows.sort(key=lambda row: row.id)
-    _warn_missing(rows)
+    warn_missing(rows)
     return rows, _layout(places)
 
 
@@ -271,7 +234,7 @@ def _rows(
     """The rows of one split and class."""
     known = BMAD_SETS.get(dataset)
     patient_of = known.patient_of if known else _unknown_patient
-    matched = _match_masks(images, masks)
+    matched = match_masks(images, masks)
     names = name_images([(root, image) for image in images])
     for name, image in zip(names, images, strict=True):
         yield Row(

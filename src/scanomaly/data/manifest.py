@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from scanomaly.data import bmad
+from scanomaly.data import bmad, mvtec
 from scanomaly.data.folder import TABLE_SUFFIXES, read_plain_folder, read_table
 from scanomaly.data.listing import list_images, subfolders
 from scanomaly.data.rows import SPLITS, Row, Split
 from scanomaly.errors import DataError
 
-__all__ = ["Manifest", "Row", "Split", "list_images", "read_manifest"]
+__all__ = ["Manifest", "Row", "Split", "list_images", "read_manifest", "read_manifests"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,16 @@ _SEARCH_DEPTH = 2
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The images of one data set, sorted by id. source: how they were found, in words."""
+    """The images of one data set, sorted by id. source: how they were found, in words.
+
+    label_only: data sets whose abnormal images have no masks; their normal images, whose masks
+    would be empty, then teach no segmentation either.
+    """
 
     rows: tuple[Row, ...]
     dataset: str
     source: str
+    label_only: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -123,7 +128,7 @@ class Manifest:
 
 
 def read_manifest(root: Path, dataset: str | None = None) -> Manifest:
-    """Read a BMAD set, one set of a folder of sets, a plain folder, or a CSV/Parquet manifest.
+    """Read a BMAD or MVTec set, one of a folder of sets, a plain folder, or a CSV/Parquet manifest.
 
     dataset: which set of a folder of sets (`Brain` or `Brain_AD`, any case); elsewhere the name of
     the data, which tells how file names give patients. Counts are logged, patients that occur in
@@ -135,6 +140,32 @@ def read_manifest(root: Path, dataset: str | None = None) -> Manifest:
     _log_overlap(manifest)
     _log_lossy_masks(manifest)
     return manifest
+
+
+def read_manifests(root: Path) -> list[Manifest]:
+    """Every set of a folder of sets, sorted by name; a set or a manifest alone is the only one.
+
+    Raises DataError when there is none, and when two folders hold the same set.
+    """
+    root = Path(root)
+    if root.is_file() or (root.is_dir() and _is_set(root)):
+        return [read_manifest(root)]
+    sets = _find_sets(root) if root.is_dir() else []
+    if not sets:
+        raise DataError(
+            f"{root}: expected a folder of data sets (each with train, valid or test, or a "
+            "manifest.csv), found none; check the path."
+        )
+    places: dict[str, Path] = {}
+    for path in sets:
+        name = _known_name(path.name)
+        if name in places:
+            raise DataError(
+                f"{root}: {places[name]} and {path} both hold data set '{name}', which would count "
+                "twice; keep one of them in the folder."
+            )
+        places[name] = path
+    return [read_manifest(places[name]) for name in sorted(places)]
 
 
 def _read_file(path: Path, dataset: str | None) -> Manifest:
@@ -188,7 +219,7 @@ def _read_one_set(root: Path, dataset: str | None) -> Manifest:
     table = _table_in(root)
     if table is not None:
         return _read_file(table, name)
-    rows, source = bmad.read_set(root, name)
+    rows, source = (mvtec if mvtec.is_set(root) else bmad).read_set(root, name)
     return Manifest(tuple(rows), name, source)
 
 

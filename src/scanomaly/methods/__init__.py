@@ -6,11 +6,15 @@ from collections.abc import Mapping
 
 from scanomaly.methods.autoencoder import Autoencoder
 from scanomaly.methods.base import Detector
+from scanomaly.methods.iqe_clip import IqeClip
+from scanomaly.methods.mvfa import MVFA
 from scanomaly.methods.qfae import QFAE
 
 METHODS: Mapping[str, type[Detector]] = {
     "qfae": QFAE,
     "autoencoder": Autoencoder,
+    "iqe_clip": IqeClip,
+    "mvfa": MVFA,
 }
 
-__all__ = ["METHODS", "QFAE", "Autoencoder", "Detector"]
+__all__ = ["METHODS", "MVFA", "QFAE", "Autoencoder", "Detector", "IqeClip"]

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from scanomaly.backbones.base import Backbone
+from scanomaly.backbones.base import FrozenNetwork
 from scanomaly.calibration import Calibration
 from scanomaly.config.data import InputSpec
 from scanomaly.config.fit import FitOptions, Precision
 from scanomaly.errors import FitError
 from scanomaly.records import Batch, Prediction
-from scanomaly.training import History, TrainingData
+from scanomaly.training import Criterion, History, TrainingData
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAP_RANGE_QUANTILES = (0.95, 0.999)
 """Of the pixels of one healthy image: what is shown as nothing, and its highest values."""
 
 
+class PaperProtocol(NamedTuple):
+    """What a published evaluation does that an honest one would not.
+
+    last_batch_lost: test files are shuffled and the last incomplete batch of this size is dropped.
+    ranges_from_test: branches are scaled by their extremes over the test set. chosen_on_test: the
+    epoch with the best test result is kept.
+    """
+
+    last_batch_lost: int | None = None
+    ranges_from_test: bool = False
+    chosen_on_test: bool = False
+
+
 class Detector(nn.Module, ABC):
     """Fits on training images, predicts image by image: no statistic of a test set inside."""
 
+    paper: ClassVar[PaperProtocol] = PaperProtocol()
     precision: Precision = "fp32"
 
     @classmethod
@@ -48,12 +62,25 @@ class Detector(nn.Module, ABC):
         options: FitOptions,
         run_dir: Path,
         resume: bool = False,
+        criterion: Criterion | None = None,
     ) -> History:
-        """Train on images (the items of an ImageDataset); backbones stay untouched."""
+        """Train on images (the items of an ImageDataset); frozen networks stay untouched.
+
+        criterion: asked after every epoch, of a detector that is ready to predict, which epoch to
+        keep.
+        """
 
     @abstractmethod
     def predict(self, batch: Batch) -> Prediction:
         """Score each image on its own; the batch it comes in changes nothing."""
+
+    def predict_held_out(self, batch: Batch) -> Prediction:
+        """Score training images as if they had not been trained on, where the method can."""
+        return self.predict(batch)
+
+    def use_ranges_of(self, batches: Iterable[Batch]) -> None:
+        """Scale branches by their extremes over these images (paper protocols)."""
+        raise NotImplementedError(f"{type(self).__name__} has no branches to scale.")
 
     def calibrate(
         self, normals: Iterable[Batch], *, false_alarm_rate: float, source: str
@@ -65,7 +92,7 @@ class Detector(nn.Module, ABC):
         scores: list[float] = []
         tops: list[Tensor] = []
         for batch in normals:
-            prediction = self.predict(batch)
+            prediction = self.predict_held_out(batch)
             flat = prediction.anomaly_map.flatten(1).float().cpu()
             _require_finite(batch, prediction.score.cpu().isfinite() & flat.isfinite().all(dim=1))
             scores += prediction.score.tolist()
@@ -83,23 +110,27 @@ class Detector(nn.Module, ABC):
     def use_precision(self, precision: Precision) -> Self:
         """Predict in this precision from now on; frozen weights are cast once."""
         self.precision = precision
-        for backbone in self.backbones():
-            backbone.cast(AUTOCAST[precision] or torch.float32)
+        for network in self.frozen():
+            network.cast(AUTOCAST[precision] or torch.float32)
         return self
 
-    def backbones(self) -> list[Backbone]:
-        return [module for module in self.modules() if isinstance(module, Backbone)]
+    def frozen(self) -> list[FrozenNetwork]:
+        """The pretrained networks inside, which `fit` leaves as they are."""
+        return [module for module in self.modules() if isinstance(module, FrozenNetwork)]
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def make_room(self, state: Mapping[str, Tensor]) -> None:
+        """Take the shapes of a saved state where they depend on the training images."""
+
     def fitted_state(self) -> dict[str, Tensor]:
-        """Everything that `fit` makes: the state without the backbones' weights."""
+        """Everything that `fit` makes: the state without the frozen networks' weights."""
         frozen = tuple(
             f"{name}."
             for name, module in self.named_modules(remove_duplicate=False)
-            if isinstance(module, Backbone)
+            if isinstance(module, FrozenNetwork)
         )
         return {k: v for k, v in self.state_dict().items() if not k.startswith(frozen)}
 

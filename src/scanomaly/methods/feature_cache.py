@@ -51,7 +51,7 @@ class CachedFeatures:
     ) -> Iterator[tuple[int, Any]]:
         for start in range(0, len(data), batch_size):
             stop = min(start + batch_size, len(data))
-            items = [data[Draw(-1, index)] for index in range(start, stop)]
+            items = [data[Draw(None, index)] for index in range(start, stop)]
             yield start, compute(data.collate(items))
 
     def _mapped(self, file: Path, like: Tensor) -> Tensor:

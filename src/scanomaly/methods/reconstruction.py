@@ -24,7 +24,7 @@ from scanomaly.config.fit import FitOptions
 from scanomaly.config.qfae import ReconstructionConfig, ViewsConfig
 from scanomaly.errors import ConfigError
 from scanomaly.maps import IMAGE_SCORES, PIXEL_MAPS, geometric_mean, mean_filter
-from scanomaly.methods.base import Detector
+from scanomaly.methods.base import Detector, PaperProtocol
 from scanomaly.methods.feature_cache import CachedFeatures
 from scanomaly.methods.perceptual import PerceptualModel, Views
 from scanomaly.nn.corruption import coarse_noise
@@ -32,7 +32,14 @@ from scanomaly.nn.distances import FEATURE_DISTANCES, PIXEL_DISTANCES
 from scanomaly.nn.image_decoder import ImageDecoder
 from scanomaly.nn.positions import sincos_table
 from scanomaly.records import Batch, Draw, Features, Prediction
-from scanomaly.training import History, Objective, TrainingData, optimise, training_device
+from scanomaly.training import (
+    Criterion,
+    History,
+    Objective,
+    TrainingData,
+    optimise,
+    training_device,
+)
 
 SCALE_IMAGES = 128
 """Training images from which channels are standardised."""
@@ -144,6 +151,7 @@ def _square_table(count: int, width: int) -> Tensor:
 class ReconstructionDetector(Detector):
     """Reconstructs an image from frozen tokens and scores what it cannot reconstruct."""
 
+    paper = PaperProtocol(last_batch_lost=64)
     mean: Tensor
     std: Tensor
 
@@ -250,6 +258,7 @@ class ReconstructionDetector(Detector):
         options: FitOptions,
         run_dir: Path,
         resume: bool = False,
+        criterion: Criterion | None = None,
     ) -> History:
         """Train projections, bottleneck and decoder; the frozen networks stay untouched."""
 
@@ -277,7 +286,7 @@ class ReconstructionDetector(Detector):
                     validation, observe, run_dir / "cache" / "validation", size
                 )
         try:
-            objective = Objective(self, loss, train, validation)
+            objective = Objective(self, loss, train, validation, criterion=criterion)
             return optimise(objective, options, run_dir, resume=resume)
         finally:
             shutil.rmtree(run_dir / "cache", ignore_errors=True)
@@ -322,7 +331,7 @@ class ReconstructionDetector(Detector):
         encoders = [e for e in self.token_encoders() if e.standardise and not e.is_fitted]
         if encoders:
             step = max(1, len(train) // SCALE_IMAGES)
-            items = [train[Draw(-1, index)] for index in range(0, len(train), step)]
+            items = [train[Draw(None, index)] for index in range(0, len(train), step)]
             for encoder in encoders:
                 encoder.fit_scale(train.collate(items).image)
 

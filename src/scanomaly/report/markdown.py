@@ -11,6 +11,7 @@ from scanomaly.report.tables import (
     MetricLine,
     count_words,
     flags_of,
+    gap_lines,
     metric_lines,
     percent,
     protocol_words,
@@ -37,6 +38,7 @@ def report_markdown(evaluation: Evaluation) -> str:
         "|---|---:|---|",
         *_rows("Image", metric_lines(evaluation.image)),
         *_rows("Pixel", metric_lines(evaluation.pixel)),
+        *_gap_table(evaluation),
         "",
         f"Pixel grid: {_escaped(evaluation.pixel_grid)}. {_flag_words(evaluation)}",
     ]
@@ -45,6 +47,15 @@ def report_markdown(evaluation: Evaluation) -> str:
     lines += _section("Which split did what", splits)
     lines += _section("Pretrained weights and their licences", evaluation.weights)
     return "\n".join(lines) + "\n"
+
+
+def _gap_table(evaluation: Evaluation) -> list[str]:
+    lines = [
+        f"| {_escaped(line.name)} | {line.published} | {line.honest} | {line.gap} |"
+        for line in gap_lines(evaluation)
+    ]
+    head = ["", "| Metric (%) | As published | Honest | Gap |", "|---|---:|---:|---:|"]
+    return head + lines if lines else []
 
 
 def _rows(level: str, lines: Sequence[MetricLine]) -> list[str]:

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from scanomaly.metrics import Estimate
 
@@ -88,6 +88,33 @@ def metric_lines(metrics: Mapping[str, Estimate]) -> list[MetricLine]:
     return [_metric_line(METRIC_WORDS.get(name, name), one) for name, one in metrics.items()]
 
 
+class GapLine(NamedTuple):
+    """One metric under the published protocol and honestly, in percent; empty where undefined."""
+
+    name: str
+    published: str
+    honest: str
+    gap: str
+
+
+def gap_lines(evaluation: Evaluation) -> list[GapLine]:
+    """What the published protocol adds, metric by metric; empty without an honest evaluation."""
+    if evaluation.honest is None:
+        return []
+    lines = []
+    for level, ours, theirs in (
+        ("Image", evaluation.honest.image, evaluation.image),
+        ("Pixel", evaluation.honest.pixel, evaluation.pixel),
+    ):
+        for name, honest in ours.items():
+            published = theirs[name]
+            both = honest.value is not None and published.value is not None
+            gap = f"{100 * (published.value - honest.value):+.1f}" if both else ""  # type: ignore[operator]
+            words = f"{level}: {METRIC_WORDS.get(name, name)}"
+            lines.append(GapLine(words, percent(published.value), percent(honest.value), gap))
+    return lines
+
+
 def protocol_words(evaluation: Evaluation) -> str:
     """The protocol of the evaluation, and that of the fit where it is another one."""
     fitted, scored = evaluation.run.protocol, evaluation.protocol
@@ -107,7 +134,7 @@ def count_words(rows: Sequence[ScoredImage]) -> str:
 def metrics_json(evaluation: Evaluation) -> str:
     """The text of metrics.json: every number of the evaluation, without the single images."""
     flags = flags_of(evaluation.rows)
-    content = {
+    content: dict[str, object] = {
         "format": METRICS_FORMAT,
         "preset": evaluation.run.preset,
         "method": evaluation.run.method,
@@ -130,6 +157,11 @@ def metrics_json(evaluation: Evaluation) -> str:
         "weights": list(evaluation.weights),
         "notes": list(evaluation.notes),
     }
+    if evaluation.honest is not None:
+        content["honest"] = {
+            "image": _as_dicts(evaluation.honest.image),
+            "pixel": _as_dicts(evaluation.honest.pixel),
+        }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scanomaly.config.fit import FitOptions
 from scanomaly.training.objective import (
+    Criterion,
     History,
     Objective,
     TrainingData,
@@ -14,6 +15,7 @@ from scanomaly.training.objective import (
 )
 
 __all__ = [
+    "Criterion",
     "History",
     "Objective",
     "TrainingData",

@@ -15,9 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor, nn
-from torch.optim import Adam
-from torch.optim.lr_scheduler import OneCycleLR
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from scanomaly.config.fit import FitOptions
@@ -25,6 +23,7 @@ from scanomaly.errors import FitError, FitInterrupted
 from scanomaly.files import DiskError, write_bytes
 from scanomaly.records import Draw
 from scanomaly.training.objective import History, Objective, TrainingData, is_main_process
+from scanomaly.training.optimisers import optimiser_and_schedule, parameter_groups
 from scanomaly.training.sampling import (
     EpochSampler,
     InOrder,
@@ -63,6 +62,8 @@ class _Module(LightningModule):
         self.options = options
         self.total_steps = total_steps
         self._loss = objective.loss
+        self._rates = objective.rates
+        self._criterion = objective.criterion
         self._validation_images = 0 if objective.validation is None else len(objective.validation)
 
     def training_step(self, items: Any, _: int) -> Tensor:
@@ -81,34 +82,19 @@ class _Module(LightningModule):
         if index == 0:
             torch.manual_seed(epoch_seed(self.options.seed, self.current_epoch, self.global_rank))
 
+    def on_train_epoch_end(self) -> None:
+        if self._criterion is not None:
+            self.log("criterion", self._criterion.value(), rank_zero_only=True)
+            self.train()
+
     def configure_optimizers(self) -> Any:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        return optimiser_and_schedule(parameters, self.options, self.total_steps)
+        groups = parameter_groups(self.model, self._rates)
+        return optimiser_and_schedule(groups, self.options, self.total_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trainable = {name for name, p in self.named_parameters() if p.requires_grad}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in trainable}
-
-
-def optimiser_and_schedule(
-    parameters: list[nn.Parameter], options: FitOptions, total_steps: int
-) -> dict[str, Any]:
-    """Adam under OneCycle, stepped per optimiser step; beta1 cycles 0.95 -> 0.85 -> 0.95."""
-    optimiser = Adam(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
-    share = options.warm_up
-    if share * total_steps == 1:
-        share *= 1 + 1e-9  # a warm-up of exactly one step divides by zero in torch
-    schedule = OneCycleLR(
-        optimiser,
-        max_lr=options.learning_rate,
-        total_steps=total_steps,
-        pct_start=share,
-    )
-    return {
-        "optimizer": optimiser,
-        "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-    }
 
 
 class _Progress(Callback):
@@ -163,7 +149,7 @@ def run_loop(objective: Objective, options: FitOptions, run_dir: Path, *, resume
         trainer = _trainer(options, run_dir, [progress, *keeper])
         loaders = _loaders(objective, options, trainer)
         _run(trainer, module, loaders, _resumable(last) if resume else None)
-    kept = _keep_best(keeper[0], objective.model)
+    kept = _keep_best(keeper[0], objective)
     return History(tuple(progress.train), tuple(progress.validation), trainer.global_step, kept)
 
 
@@ -213,6 +199,17 @@ class _CheckpointFiles(TorchCheckpointIO):
 def _checkpoint_keeper(
     objective: Objective, options: FitOptions, folder: Path
 ) -> list[ModelCheckpoint | EarlyStopping]:
+    if objective.criterion is not None:
+        best = _Keeper(
+            folder,
+            filename="best",
+            monitor="criterion",
+            mode="max",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        return [best]
     if options.patience is None:
         return [_Keeper(folder, filename="last", enable_version_counter=False)]
     if objective.validation is None:
@@ -312,10 +309,11 @@ def _stopped(trainer: Trainer) -> str:
     )
 
 
-def _keep_best(keeper: Any, model: nn.Module) -> str:
+def _keep_best(keeper: Any, objective: Objective) -> str:
     """Put the chosen weights into the model; says which they are."""
     if keeper.monitor is None:
         return "last epoch"
     state = torch.load(keeper.best_model_path, weights_only=True)["state_dict"]
-    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items()}, strict=False)
-    return "best validation loss"
+    weights = {name.removeprefix("model."): value for name, value in state.items()}
+    objective.model.load_state_dict(weights, strict=False)
+    return objective.criterion.name if objective.criterion else "best validation loss"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +23,14 @@ class TrainingData(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Criterion:
+    """What chooses the checkpoint. name: in words, for reports, such as `best on test`."""
+
+    name: str
+    value: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """What happened: mean training loss of each epoch, validation loss where there was one."""
 
@@ -30,7 +38,7 @@ class History:
     validation_loss: tuple[float, ...]
     steps: int
     checkpoint: str
-    """Which weights were kept: `last epoch` or `best validation loss`."""
+    """Which weights were kept: `last epoch`, `best validation loss`, or a criterion's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +46,16 @@ class Objective:
     """What is trained, on what, and towards what.
 
     model holds the parameters; loss(items of one micro-batch) is its scalar to minimise.
+    rates: beginning of a parameter's name -> its own learning rate. criterion: asked after every
+    epoch, and the weights with its highest value are kept (published protocols).
     """
 
     model: nn.Module
     loss: Callable[[Any], Tensor]
     train: TrainingData
     validation: TrainingData | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    criterion: Criterion | None = None
 
 
 def training_device(options: FitOptions) -> torch.device:

@@ -57,7 +57,7 @@ class EpochSampler(Sampler[list[Draw]]):
 
 
 class InOrder(Sampler[list[Draw]]):
-    """Validation images, once each, without augmentation (epoch -1)."""
+    """Validation images, once each, without augmentation."""
 
     def __init__(self, count: int, size: int) -> None:
         self.count, self.size = count, size
@@ -67,7 +67,7 @@ class InOrder(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for start in range(0, self.count, self.size):
-            yield [Draw(-1, i) for i in range(start, min(start + self.size, self.count))]
+            yield [Draw(None, i) for i in range(start, min(start + self.size, self.count))]
 
 
 class MicroBatches(Dataset[Any]):

@@ -4,8 +4,9 @@ Nothing is downloaded unasked: `fetch` alone touches the network. Loads no torch
 """
 
 from scanomaly.backbones.weights.fetching import Progress, fetch
-from scanomaly.backbones.weights.inventory import INVENTORY, Pretrained, describe
+from scanomaly.backbones.weights.inventory import INVENTORY, Pretrained, describe, licence_of
 from scanomaly.backbones.weights.places import (
+    CLIP_WEIGHT_FILES,
     WEIGHT_FILES,
     directories,
     find,
@@ -16,6 +17,7 @@ from scanomaly.backbones.weights.places import (
 from scanomaly.backbones.weights.verification import Finding, verify
 
 __all__ = [
+    "CLIP_WEIGHT_FILES",
     "INVENTORY",
     "WEIGHT_FILES",
     "Finding",
@@ -25,6 +27,7 @@ __all__ = [
     "directories",
     "fetch",
     "find",
+    "licence_of",
     "locate",
     "missing_message",
     "verify",

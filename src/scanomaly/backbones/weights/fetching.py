@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from scanomaly.backbones.weights.inventory import Pretrained, describe
-from scanomaly.backbones.weights.places import WEIGHT_FILES, weight_file
+from scanomaly.backbones.weights.places import weight_file
 from scanomaly.backbones.weights.verification import (
     RECORD,
     file_problems,
@@ -39,9 +39,11 @@ def fetch(
     What is there already and whole is kept. A broken download goes on where it stopped, since it
     lies in NAME.partial until everything has arrived.
     Raises WeightsError under `offline` or HF_HUB_OFFLINE, without network or room on the disk,
-    and if what arrived does not fit the architecture.
+    for weights that are on no hub, and if what arrived does not fit the architecture.
     """
     entry = describe(name)
+    if not entry.repository:
+        raise WeightsError(f"{entry.name} is on no hub; make it with `{entry.command} --out {to}`.")
     folder = Path(to).expanduser() / entry.name
     if folder.is_dir() and record_problems(folder, require=True) == []:
         return folder
@@ -50,7 +52,7 @@ def fetch(
     partial = folder.with_name(f"{folder.name}.partial")
     _download(entry, partial, progress or (lambda file, done, total: None))
     _write_record(entry, partial)
-    problems = file_problems(weight_file(partial), entry.name)
+    problems = file_problems(weight_file(partial, entry.name), entry.name)
     if problems:
         shutil.rmtree(partial, ignore_errors=True)
         raise WeightsError(f"what came for {entry.name} is not usable: {'; '.join(problems)}.")
@@ -85,7 +87,7 @@ def _require_room(entry: Pretrained, directory: Path) -> None:
 def _download(entry: Pretrained, partial: Path, progress: Progress) -> None:
     try:
         partial.mkdir(exist_ok=True)
-        for file in ("config.json", WEIGHT_FILES[0]):
+        for file in entry.files:
             _download_file(entry.repository, partial / file, progress)
     except Exception as error:  # no network, unknown repository, disk full: a dozen classes
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

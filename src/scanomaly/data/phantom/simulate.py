@@ -1,6 +1,6 @@
 """Simulated patients: the same head, scanner and noise with or without a lesion."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,14 +54,19 @@ def make_subject(
             f"contrasts must be some of {', '.join(CONTRASTS)}; got {list(contrasts)}; "
             "leave the argument out for all of them."
         )
+    check_numbers(seed, index, slices)
+    rng = np.random.default_rng([family, seed, index, ANATOMY])
+    name = f"phantom-{index:04d}"
+    return Subject((family, seed, index), draw_patient(rng, name, slices, tuple(contrasts)))
+
+
+def check_numbers(seed: int, index: int, slices: int) -> None:
+    """PhantomError (a ValueError) for numbers that no patient can have."""
     if seed < 0 or index < 0 or slices < 1:
         raise PhantomError(
             f"seed and patient must be 0 or more and slices 1 or more; "
             f"got seed {seed}, patient {index}, slices {slices}."
         )
-    rng = np.random.default_rng([family, seed, index, ANATOMY])
-    name = f"phantom-{index:04d}"
-    return Subject((family, seed, index), draw_patient(rng, name, slices, tuple(contrasts)))
 
 
 def healthy_slice(subject: Subject, index: int) -> PhantomSlice:
@@ -165,15 +170,3 @@ def _series_slice(seed: int, number: int, contrasts: Sequence[str]) -> ImageArra
     index, slice_index = divmod(number, PRE_TRAINING_SLICES)
     subject = make_subject(PRE_TRAINING, seed, index, PRE_TRAINING_SLICES, contrasts)
     return healthy_slice(subject, slice_index).image
-
-
-def matched_slices(subject: Subject, *, diseased: bool) -> Iterator[PhantomSlice]:
-    """The slices that show the subject's lesion; of a healthy subject, those that would.
-
-    So healthy and diseased test slices have like heights and like numbers for each patient.
-    """
-    model = draw_lesion(subject)
-    for index in range(len(subject.patient.heights)):
-        with_lesion = diseased_slice(subject, index, model)
-        if with_lesion:
-            yield with_lesion if diseased else healthy_slice(subject, index)

@@ -1,4 +1,4 @@
-"""The papers' experiments and our own, as functions that return a Run. Loads no torch."""
+"""QFAE: the paper's experiments and our offline recipe."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from scanomaly.config.qfae import (
     ViewsConfig,
     qfae_backbone,
 )
-from scanomaly.config.run import Run, backbone_names
-from scanomaly.errors import ConfigError
+from scanomaly.config.run import Run
 
 PAPER = "QFAE, WACV 2026 (arXiv 2507.18481)"
 PAPER_DATA = DataConfig(augmentation="qfae")
@@ -225,7 +224,7 @@ def _encoder_row(suffix: str) -> Callable[[], Run]:
     )
 
 
-PRESETS: Mapping[str, Callable[[], Run]] = {
+QFAE_PRESETS: Mapping[str, Callable[[], Run]] = {
     "qfae-brain": qfae_brain,
     "qfae-resc": qfae_resc,
     "qfae-chest": qfae_chest,
@@ -237,20 +236,3 @@ PRESETS: Mapping[str, Callable[[], Run]] = {
     **{f"qfae-brain-{suffix}": _ablation(suffix) for suffix in ABLATION_ROWS},
     **{f"qfae-brain-encoder-{suffix}": _encoder_row(suffix) for suffix in ENCODER_ROWS},
 }
-"""Every named experiment."""
-
-
-def preset(name: str) -> Run:
-    """The Run of a named experiment. Raises ConfigError listing the names there are."""
-    if name not in PRESETS:
-        raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}.")
-    return PRESETS[name]()
-
-
-def presets_by_weight() -> dict[str, list[str]]:
-    """Pretrained weight -> names of the presets that need it."""
-    users: dict[str, list[str]] = {}
-    for name in PRESETS:
-        for weight in backbone_names(preset(name)):
-            users.setdefault(weight, []).append(name)
-    return users

@@ -1,0 +1,96 @@
+"""What all verbs share: the application, its options, progress on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from scanomaly import __version__
+
+DISCLAIMER = "Research software, not a medical device."
+FAILED = 2
+"""Exit code of everything that a user can act on."""
+ACCELERATORS = {"auto": None, "cuda": "gpu"}
+"""Names of devices -> Lightning's names of accelerators, where they differ."""
+
+
+EVERYWHERE = ("--debug", "--offline", "--quiet", "-q")
+"""Understood before and behind the verb."""
+
+app = typer.Typer(
+    name="scanomaly",
+    help=f"Find, show and explain anomalies in medical images. {DISCLAIMER}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+DataOption = Annotated[
+    Path, typer.Option("--data", help="One set, a folder of sets, or a CSV/Parquet manifest.")
+]
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="Which set of a folder of sets.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="Precision of prediction.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Replace a field: config.…, data.… or fit.…, value as YAML."),
+]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"scanomaly {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO,
+        format="%(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of a damaged file our error tells
+    for noisy in ("matplotlib", "fsspec", "lightning", "lightning.pytorch", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Any]:
+    """A progress bar on a terminal, silence elsewhere; gives update(done, total)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

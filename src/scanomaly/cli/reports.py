@@ -1,0 +1,41 @@
+"""An evaluation to files, and its numbers to the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def write_reports(evaluation: Any, run: Path) -> None:
+    """Into the evaluation's own folder, mirrored at the top of the run folder."""
+    from scanomaly.report import write_report
+
+    honest = evaluation.honest
+    for one in filter(None, (honest, evaluation)):
+        own = run / "evaluations" / f"{one.dataset}-{one.protocol}"
+        report = write_report(one, own)
+    write_report(evaluation, run)
+    for kind in ("image", "pixel"):
+        for name, estimate in getattr(evaluation, kind).items():
+            beside = None if honest is None else getattr(honest, kind)[name]
+            typer.echo(f"{kind} {name}: {_words(estimate)}{_gap(estimate, beside)}")
+    for note in evaluation.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"report: {report.resolve()}")
+
+
+def _gap(published: Any, honest: Any) -> str:
+    """What the published protocol adds to the honest one, in words."""
+    if honest is None or honest.value is None or published.value is None:
+        return ""
+    return f"; honest {honest.value:.3f}, gap {published.value - honest.value:+.3f}"
+
+
+def _words(estimate: Any) -> str:
+    if estimate.value is None:
+        return f"undefined: {estimate.why}"
+    if estimate.low is None:
+        return f"{estimate.value:.3f} (no interval: {estimate.why})"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

@@ -1,0 +1,126 @@
+"""MVFA: every choice in which paper (arXiv 2403.12570) and released code differ, and ablations.
+
+Defaults are the released code, few-shot; "spec" is the comparison of the two in its section 11.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from scanomaly.config.backbones import ClipConfig
+from scanomaly.config.base import Frozen, MethodConfig
+
+OBJECT_WORDS: Mapping[str, str] = {
+    "Brain": "Brain",
+    "Liver": "Liver",
+    "Retina_RESC": "retinal OCT",
+    "Retina_OCT2017": "retinal OCT",
+    "Chest": "Chest X-ray film",
+    "Histopathology": "histopathological image",
+}
+"""Data set -> what its images show, as the published prompts call it (spec section 5)."""
+
+Activation = Literal["leaky_relu", "relu", "none"]
+Pooling = Literal["mean", "max"]
+
+
+def object_words(dataset: str) -> str:
+    """What the images of a data set show; for an unknown one its own name, as words."""
+    return OBJECT_WORDS.get(dataset, dataset.replace("_", " ").strip())
+
+
+class AdapterConfig(Frozen):
+    """The bottlenecks between the frozen blocks (paper section 3.1)."""
+
+    kind: Literal["adapter", "projector"] = "adapter"
+    """projector: one linear per level; CLIP's own tokens stay as they are (paper Table 4)."""
+    heads: Literal["dual", "single"] = "dual"
+    """single: one for segmentation and detection together (paper, ablation of dual adapters)."""
+    activation: Activation = "leaky_relu"
+    """Of the bottleneck. Code: LeakyReLU 0.01; paper: ReLU."""
+    output_activation: Activation = "leaky_relu"
+    """Of the way back. Code: LeakyReLU 0.01; paper: none."""
+    share: float = Field(default=0.1, ge=0, lt=0.5)
+    """gamma: of an adapter's output in what the next block sees."""
+    mixing: Literal["each", "together"] = "each"
+    """each: every adapter has that share, 0.8 x + 0.1 + 0.1 (code). together: all adapters share
+    it, 0.9 x + 0.1 of their mean (paper: 0.9 x + 0.1 A(x))."""
+
+
+class LossConfig(Frozen):
+    """The detection loss (paper section 3.2); segmentation is focal + dice in both."""
+
+    pooled: Pooling = "mean"
+    """Over patches, to an image's probability. Code: mean; paper: max."""
+    classification: Literal["logits", "plain"] = "logits"
+    """Binary cross-entropy of that probability: as a logit (code), or as it is (paper)."""
+
+
+class ScoreConfig(Frozen):
+    """From branches to an image score and a map (paper section 3.3)."""
+
+    pooled: Pooling = "mean"
+    """As in the loss, for zero-shot image scores and those of label-only data sets."""
+    few_shot: Literal["code", "paper"] = "code"
+    """code: the maximum of the fused map where the training images have masks, else zero and few
+    scores mixed. paper: zero and few scores mixed, both the maximum over patches."""
+    few_weight: float = Field(default=0.5, ge=0, le=1)
+    """beta2, the share of the memory bank's branch; beta1 is the rest."""
+
+
+class MVFAConfig(MethodConfig):
+    """MVFA as released."""
+
+    setting: Literal["few_shot", "zero_shot"] = "few_shot"
+    """few_shot: text and a memory bank of the normal training images. zero_shot: text alone."""
+    object: str | None = Field(default=None, min_length=1)
+    """What the images show, in the words of the prompts. None: filled from the data set's name."""
+    backbone: ClipConfig = ClipConfig(
+        name="ViT-L-14-336/openai", side=240, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    )
+    """At 240 px, without normalisation, exact GELU (spec sections 2 and 3)."""
+    blocks: tuple[int, ...] = Field(default=(5, 11, 17, 23), min_length=1)
+    """Adapted levels, counted from 0; published as layers 6, 12, 18 and 24."""
+    scored_blocks: tuple[int, ...] = ()
+    """The levels that are scored; empty: all (paper Table 5 trains all and scores single ones)."""
+    adapters: AdapterConfig = AdapterConfig()
+    scale: float = Field(default=100.0, gt=0)
+    """Of the cosines between patches and text (spec section 6)."""
+    loss: LossConfig = LossConfig()
+    score: ScoreConfig = ScoreConfig()
+    bank_class_tokens: bool = True
+    """Whether the memory bank keeps class tokens beside patches. Code: yes; paper: patches only."""
+
+    def for_dataset(self, name: str) -> Self:
+        """With the words of that data set, unless words were given."""
+        if self.object is not None:
+            return self
+        return self.model_copy(update={"object": object_words(name)})
+
+    @property
+    def side(self) -> int:
+        assert self.backbone.side is not None  # as validated
+        return self.backbone.side
+
+    @model_validator(mode="after")
+    def _side_is_known(self) -> Self:
+        if self.backbone.side is None:
+            raise ValueError(
+                "backbone.side is the side in pixels to which images are resized, got None; "
+                "published: 240."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _levels_are_in_order(self) -> Self:
+        if min(self.blocks) < 0 or sorted(set(self.blocks)) != list(self.blocks):
+            raise ValueError(
+                f"blocks are counted from 0 and rise, such as (5, 11, 17, 23), got {self.blocks}."
+            )
+        if not set(self.scored_blocks) <= set(self.blocks):
+            raise ValueError(
+                f"scored_blocks {self.scored_blocks} must be among the adapted blocks "
+                f"{self.blocks}."
+            )
+        return self

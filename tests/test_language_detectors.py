@@ -1,0 +1,163 @@
+"""MVFA and IQE-CLIP from a folder of sets to reports and single images: the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from methods.tiny_detectors import CLIP_OF_ONE_WIDTH, weight_folders
+from tiny_runs import write_set
+
+IMAGES = {
+    ("valid", "good"): 6,
+    ("valid", "Ungood"): 6,
+    ("test", "good"): 4,
+    ("test", "Ungood"): 4,
+}
+MASKED, UNMASKED = ("Brain", "Liver"), "Histopathology"
+SMALLER = ("config.blocks=[1,3]", "config.backbone.side=32", "fit.epochs=2", "fit.batch_size=4")
+IQE = ("config.queries={depth: 1, heads: 2, hidden: 24}", "config.score.sigma=2.0")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets with masks and one without, each with a valid and a test split."""
+    root = tmp_path_factory.mktemp("sets")
+    for name in (*MASKED, UNMASKED):
+        write_set(root / name, IMAGES)
+    for file in (root / UNMASKED).rglob("label/*.png"):
+        file.unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that put the tiny CLIP in place of the full-size one."""
+    weights = weight_folders(tmp_path_factory.mktemp("weights"))(CLIP_OF_ONE_WIDTH)
+    fields = [f"config.backbone.name={CLIP_OF_ONE_WIDTH}", f"config.backbone.weights={weights}"]
+    return [word for field in (*SMALLER, *fields) for word in ("--set", field)]
+
+
+def settings(preset: str, tiny: list[str]) -> list[str]:
+    extra = [word for field in IQE for word in ("--set", field)] if "iqe" in preset else []
+    return ["--device", "cpu", *tiny, *extra]
+
+
+def metrics(run: Path) -> dict[str, object]:
+    content: dict[str, object] = json.loads((run / "metrics.json").read_text())
+    return content
+
+
+def lines(predictions: Path) -> list[dict[str, str]]:
+    with predictions.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("preset", ["mvfa-few", "iqe-few"])
+def test_a_few_labelled_images_teach_and_one_image_alone_has_a_score(
+    preset, sets, tiny, command, tmp_path
+):
+    run, data = tmp_path / "run", ["--data", sets, "--dataset", "Brain"]
+    few = ["--shots", 3, "--support", "seed:7", "--out", run]
+    done = command("fit", preset, *data, *few, *settings(preset, tiny))
+    assert done.code == 0, done.err
+    assert f"{CLIP_OF_ONE_WIDTH}: your own file" in done.out
+    done = command("evaluate", run, *data)
+    assert done.code == 0, done.err
+    found = metrics(run)
+    assert found["protocol"] == "honest"
+    assert found["number_of_images"] == {"total": 8, "normal": 4, "abnormal": 4}
+    assert found["splits"]["trained"].startswith("3-shot support (seed:7): 3 normal and 3 abnormal")
+    assert found["splits"]["chose the checkpoint"] == "last epoch"
+    assert found["pixel"]["auroc"]["value"] is not None
+    scan = sorted((sets / "Brain/test/Ungood/img").iterdir())[0]
+    assert command("predict", run, scan, "-o", tmp_path / "out").code == 0
+    (alone,) = lines(tmp_path / "out/predictions.csv")
+    (together,) = [line for line in lines(run / "predictions.csv") if scan.stem in line["id"]]
+    assert float(alone["score"]) == pytest.approx(float(together["score"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["mvfa-zero", "iqe-zero"])
+def test_other_data_sets_teach_and_the_target_is_left_out(preset, sets, tiny, command, tmp_path):
+    run = tmp_path / "run"
+    zero = ["--target", "Brain", "--out", run]
+    done = command("fit", preset, "--data", sets, *zero, *settings(preset, tiny))
+    assert done.code == 0, done.err
+    assert command("evaluate", run, "--data", sets).code == 0
+    found = metrics(run)
+    assert found["dataset"] == "Brain"
+    trained = found["splits"]["trained"]
+    assert trained.startswith("valid of Histopathology, Liver")
+    assert "without Brain" in trained
+    assert "held out patient by patient" in found["splits"]["calibrated"]
+
+
+@pytest.mark.parametrize("preset", ["mvfa-few", "iqe-few"])
+def test_the_published_protocol_stands_beside_the_honest_one(preset, sets, tiny, command, tmp_path):
+    run, data = tmp_path / "run", ["--data", sets, "--dataset", "Brain"]
+    few = ["--shots", 3, "--support", "seed:7", "--out", run, "--protocol", "paper"]
+    done = command("fit", preset, *data, *few, *settings(preset, tiny))
+    assert done.code == 0, done.err
+    done = command("evaluate", run, *data, "--protocol", "paper")
+    assert done.code == 0, done.err
+    found = metrics(run)
+    assert found["protocol"] == "paper"
+    assert "best epoch on the test set" in found["splits"]["chose the checkpoint"]
+    assert any("extremes over the whole test set" in note for note in found["notes"])
+    for level in ("image", "pixel"):
+        assert found["honest"][level]["auroc"]["value"] is not None
+    assert "; honest " in done.out
+    assert "As published" in (run / "report.md").read_text()
+    assert (run / "evaluations/Brain-honest/metrics.json").is_file()
+    assert (run / "evaluations/Brain-paper/metrics.json").is_file()
+
+
+def test_a_set_without_masks_has_no_pixel_metrics(sets, tiny, command, tmp_path):
+    run, data = tmp_path / "run", ["--data", sets, "--dataset", UNMASKED]
+    few = ["--shots", 2, "--support", "seed:7", "--out", run]
+    assert command("fit", "mvfa-few", *data, *few, *settings("mvfa-few", tiny)).code == 0
+    assert command("evaluate", run, *data).code == 0
+    nothing = {"value": None, "why": "this data set has no masks"}
+    assert metrics(run)["pixel"]["auroc"] == nothing
+
+
+class TestBadInput:
+    """One line that says what is wrong, exit code 2."""
+
+    def test_more_shots_than_images(self, sets, refused, tmp_path):
+        refused(
+            r"Brain: expected at least 9 normal images in valid .* found 6 .* data.shots=6",
+            *("fit", "mvfa-few", "--data", sets, "--dataset", "Brain", "--out", tmp_path / "run"),
+            *("--shots", 9, "--support", "seed:7"),
+        )
+
+    def test_a_published_support_that_is_not_there(self, sets, refused, tmp_path):
+        refused(
+            r"published 2-shot list of Brain: 2 of its 2 images are not among the 6 .*"
+            r"Brain/valid.* draw a support with data.support=seed:0",
+            *("fit", "iqe-few", "--data", sets, "--dataset", "Brain", "--out", tmp_path / "run"),
+            *("--shots", 2),
+        )
+
+    def test_no_target(self, sets, refused, tmp_path):
+        refused(
+            r"data.supervision=zero_shot needs data.target: give --target",
+            *("fit", "mvfa-zero", "--data", sets, "--out", tmp_path / "run"),
+        )
+
+    def test_an_unknown_target(self, sets, refused, tmp_path):
+        refused(
+            r"expected one of the data sets \(Brain, Histopathology, Liver\), got 'Spine'",
+            *("fit", "mvfa-zero", "--data", sets, "--target", "Spine", "--out", tmp_path / "run"),
+        )
+
+    def test_no_weights_and_no_network(self, sets, refused, tmp_path, monkeypatch):
+        monkeypatch.setenv("SCANOMALY_WEIGHTS", str(tmp_path))
+        refused(
+            r"ViT-L-14-336/openai.*weights fetch",
+            *("--offline", "fit", "mvfa-few", "--data", sets, "--dataset", "Brain"),
+            *("--shots", 3, "--support", "seed:7", "--out", tmp_path / "run"),
+        )

@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from scanomaly.config.backbones import ClipConfig
-from scanomaly.config.base import Frozen, MethodConfig
+from scanomaly.config.base import Frozen
+from scanomaly.config.clip import ClipMethodConfig
 
 Condition = Literal["convolution", "mlp", "none"]
 """How an image's class feature becomes tokens: the code's convolution, the paper's MLP (its sizes
@@ -77,15 +77,9 @@ class ScoreConfig(Frozen):
     map_mean: code, few-shot: means of the two maps, added. map_max: paper, highest of the map."""
 
 
-class IqeClipConfig(MethodConfig):
+class IqeClipConfig(ClipMethodConfig):
     """IQE-CLIP as released."""
 
-    backbone: ClipConfig = ClipConfig(
-        name="ViT-L-14-336/openai", side=240, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
-    )
-    """At 240 px, without normalisation, exact GELU (spec sections 2 and 3)."""
-    blocks: tuple[int, ...] = Field(default=(5, 11, 17, 23), min_length=1)
-    """Levels, counted from 0; published as layers 6, 12, 18 and 24."""
     sentences: tuple[str, str] = (
         "a photo of a normal <|class|>.",
         "a photo of a abnormal <|class|>.",
@@ -102,28 +96,6 @@ class IqeClipConfig(MethodConfig):
     """Learning rate of the temperature alone (spec section 7)."""
     loss: LossConfig = LossConfig()
     score: ScoreConfig = ScoreConfig()
-
-    @property
-    def side(self) -> int:
-        assert self.backbone.side is not None  # as validated
-        return self.backbone.side
-
-    @model_validator(mode="after")
-    def _side_is_known(self) -> Self:
-        if self.backbone.side is None:
-            raise ValueError(
-                "backbone.side is the side in pixels to which images are resized, got None; "
-                "published: 240."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _levels_are_in_order(self) -> Self:
-        if min(self.blocks) < 0 or sorted(set(self.blocks)) != list(self.blocks):
-            raise ValueError(
-                f"blocks are counted from 0 and rise, such as (5, 11, 17, 23), got {self.blocks}."
-            )
-        return self
 
     @model_validator(mode="after")
     def _something_is_trained_for_what_is_scored(self) -> Self:

@@ -8,8 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from scanomaly.config.backbones import ClipConfig
-from scanomaly.config.base import Frozen, MethodConfig
+from scanomaly.config.base import Frozen
+from scanomaly.config.clip import ClipMethodConfig
 
 OBJECT_WORDS: Mapping[str, str] = {
     "Brain": "Brain",
@@ -69,19 +69,13 @@ class ScoreConfig(Frozen):
     """beta2, the share of the memory bank's branch; beta1 is the rest."""
 
 
-class MVFAConfig(MethodConfig):
-    """MVFA as released."""
+class MVFAConfig(ClipMethodConfig):
+    """MVFA as released; `blocks` are the adapted levels."""
 
     setting: Literal["few_shot", "zero_shot"] = "few_shot"
     """few_shot: text and a memory bank of the normal training images. zero_shot: text alone."""
     object: str | None = Field(default=None, min_length=1)
     """What the images show, in the words of the prompts. None: filled from the data set's name."""
-    backbone: ClipConfig = ClipConfig(
-        name="ViT-L-14-336/openai", side=240, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
-    )
-    """At 240 px, without normalisation, exact GELU (spec sections 2 and 3)."""
-    blocks: tuple[int, ...] = Field(default=(5, 11, 17, 23), min_length=1)
-    """Adapted levels, counted from 0; published as layers 6, 12, 18 and 24."""
     scored_blocks: tuple[int, ...] = ()
     """The levels that are scored; empty: all (paper Table 5 trains all and scores single ones)."""
     adapters: AdapterConfig = AdapterConfig()
@@ -98,26 +92,8 @@ class MVFAConfig(MethodConfig):
             return self
         return self.model_copy(update={"object": object_words(name)})
 
-    @property
-    def side(self) -> int:
-        assert self.backbone.side is not None  # as validated
-        return self.backbone.side
-
     @model_validator(mode="after")
-    def _side_is_known(self) -> Self:
-        if self.backbone.side is None:
-            raise ValueError(
-                "backbone.side is the side in pixels to which images are resized, got None; "
-                "published: 240."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _levels_are_in_order(self) -> Self:
-        if min(self.blocks) < 0 or sorted(set(self.blocks)) != list(self.blocks):
-            raise ValueError(
-                f"blocks are counted from 0 and rise, such as (5, 11, 17, 23), got {self.blocks}."
-            )
+    def _scored_levels_are_adapted(self) -> Self:
         if not set(self.scored_blocks) <= set(self.blocks):
             raise ValueError(
                 f"scored_blocks {self.scored_blocks} must be among the adapted blocks "

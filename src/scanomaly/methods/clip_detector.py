@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from scanomaly.backbones.clip import Clip, ClipText, ClipVision
+from scanomaly.backbones.clip import Clip, ClipText, ClipVision, build_clip
+from scanomaly.config.clip import ClipMethodConfig
 from scanomaly.config.data import InputSpec
 from scanomaly.config.fit import FitOptions
-from scanomaly.errors import FitError
+from scanomaly.errors import ConfigError, FitError
 from scanomaly.methods.base import Detector, PaperProtocol
 from scanomaly.methods.feature_cache import CachedFeatures
 from scanomaly.records import Batch, Draw, Prediction
@@ -208,6 +209,17 @@ class ClipDetector(Detector):
     def use_ranges_of(self, batches: Iterable[Batch]) -> None:
         """Scale branches by their extremes over these images (paper protocols)."""
         self.branch_ranges.copy_(self.ranges_of(batches))
+
+
+def load_clip(config: ClipMethodConfig) -> Clip:
+    """Raises WeightsError when weights are not here, ConfigError for blocks that it lacks."""
+    clip = build_clip(config.backbone)
+    if config.blocks[-1] >= clip.vision.depth:
+        raise ConfigError(
+            f"config.blocks={config.blocks} asks for blocks of a CLIP that has "
+            f"{clip.vision.depth}; choose from 0 to {clip.vision.depth - 1}."
+        )
+    return clip
 
 
 def sampled(data: TrainingData, size: int, most: int | None = SAMPLED_IMAGES) -> Iterator[Any]:

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scanomaly.backbones.clip import Clip, build_clip, tokenize
+from scanomaly.backbones.clip import Clip, tokenize
 from scanomaly.config.iqe_clip import IqeClipConfig
 from scanomaly.errors import ConfigError
 from scanomaly.methods.clip_detector import (
     Branches,
     ClipDetector,
     known_masks,
+    load_clip,
     require_labels,
 )
 from scanomaly.nn.deep_prompts import ClassTokens, DeepPrompts, PromptedText
@@ -101,7 +102,7 @@ class IqeClip(ClipDetector):
     @classmethod
     def build(cls, config: Any) -> Self:
         """Raises WeightsError or ConfigError, which say what to do."""
-        clip = build_clip(config.backbone)
+        clip = load_clip(config)
         _check_sizes(config, clip)
         detector = cls(config, clip)
         rows = detector.prompted_text.rows(config.prompts.class_tokens)
@@ -281,12 +282,7 @@ def _class_tokens(width: int, count: int, condition: str) -> ClassTokens | None:
 
 
 def _check_sizes(config: IqeClipConfig, clip: Clip) -> None:
-    """Raises ConfigError for a CLIP, blocks or a number of heads that IQE-CLIP cannot use."""
-    if config.blocks[-1] >= clip.vision.depth:
-        raise ConfigError(
-            f"config.blocks={config.blocks} asks for blocks of a CLIP that has "
-            f"{clip.vision.depth}; choose from 0 to {clip.vision.depth - 1}."
-        )
+    """Raises ConfigError for a CLIP or a number of heads that IQE-CLIP cannot use."""
     width = clip.vision.embed_dim
     if clip.text.width != width:
         raise ConfigError(

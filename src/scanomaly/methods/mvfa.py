@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self, final
 import torch
 from torch import Tensor, nn
 
-from scanomaly.backbones.clip import Clip, build_clip
+from scanomaly.backbones.clip import Clip
 from scanomaly.config.mvfa import AdapterConfig, MVFAConfig, object_words
 from scanomaly.errors import ConfigError, FitError
 from scanomaly.maps import upsample
@@ -23,6 +23,7 @@ from scanomaly.methods.clip_detector import (
     Branches,
     ClipDetector,
     known_masks,
+    load_clip,
     require_labels,
     sampled,
 )
@@ -101,13 +102,7 @@ class MVFA(ClipDetector):
                 "config.object is what the images show, in words, and is not set; set it, such as "
                 "--set 'config.object=chest X-ray', or take config.for_dataset(NAME)."
             )
-        clip = build_clip(config.backbone)
-        if config.blocks[-1] >= clip.vision.depth:
-            raise ConfigError(
-                f"config.blocks={config.blocks} asks for blocks of a CLIP that has "
-                f"{clip.vision.depth}; choose from 0 to {clip.vision.depth - 1}."
-            )
-        return cls(config, clip)
+        return cls(config, load_clip(config))
 
     def first_tokens(self, image: Tensor) -> Tensor:
         """What the first adapted block puts out, (B, 1 + L, D): no adapter comes before."""

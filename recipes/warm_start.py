@@ -4,6 +4,8 @@ Only simulated healthy patients are used; they never occur in `scanomaly phantom
 On a CPU, two processes with one thread each are faster than one with two:
 
     OMP_NUM_THREADS=1 python recipes/warm_start.py WORK --devices 2
+    OMP_NUM_THREADS=1 python recipes/warm_start.py WORK --devices 2 --run second \
+        --begin-with WORK/run --learning-rate 6e-4
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from scanomaly.training import is_main_process
 
 SEED = 20_000
 SLICES_OF_A_PATIENT = 8
-SMALL_STEPS = {"batch_size": 16, "learning_rate": 8e-4}
-"""Half the preset's batch: with an hour to spend, more steps are worth more than larger ones."""
+BATCH = 16
+"""Half the preset's: with an hour to spend, more steps are worth more than larger ones."""
 ASSET = Path(__file__).parents[1] / "src/scanomaly/assets/qfae-offline.safetensors"
 
 
@@ -47,21 +49,32 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for slices and the run")
     parser.add_argument("--slices", type=int, default=6400)
     parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--run", default="run", help="name of the run folder in WORK")
+    parser.add_argument("--begin-with", default="null", help="run folder of an earlier stage")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     slices = options.work / "slices"
     if is_main_process() and not (slices / "complete").exists():
         write_slices(slices, options.slices)
-    choices = {"epochs": options.epochs, "devices": options.devices, **SMALL_STEPS}
+    choices = {
+        "accelerator": "cpu",
+        "batch_size": BATCH,
+        "epochs": options.epochs,
+        "learning_rate": options.learning_rate,
+        "devices": options.devices,
+        "warm_start": options.begin_with,
+    }
     run = preset("qfae-offline-from-scratch").with_overrides(
-        ["fit.accelerator=cpu", *(f"fit.{name}={value}" for name, value in choices.items())]
+        [f"fit.{name}={value}" for name, value in choices.items()]
     )
-    fitted = fit(run, read_manifest(slices), options.work / "run", resume=options.resume)
+    folder = options.work / options.run
+    fitted = fit(run, read_manifest(slices), folder, resume=options.resume)
     if fitted is not None:
         ASSET.parent.mkdir(exist_ok=True)
-        shutil.copyfile(options.work / "run" / MODEL_FILE, ASSET)
+        shutil.copyfile(folder / MODEL_FILE, ASSET)
         logging.info("warm start: %s", ASSET)
 
 

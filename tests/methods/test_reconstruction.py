@@ -244,6 +244,22 @@ def test_prediction_follows_the_configured_rules(config, weights):
     assert len(maps) == {"vit": 3, "cnn": 1}["cnn" if config is offline_qfae else "vit"]
 
 
+def test_a_mirrored_image_counts_as_much_as_the_image(weights):
+    plain = offline_qfae(weights)
+    mirrored = plain.model_copy(update={"score": plain.score.model_copy(update={"mirror": True})})
+    torch.manual_seed(0)
+    one, both = QFAE.build(plain), QFAE.build(mirrored)
+    both.load_state_dict(one.state_dict())
+    images = random_images(2)
+    there, back = (one.predict(batch_of(image)) for image in (images, images.flip(-1)))
+    found = both.predict(batch_of(images))
+    torch.testing.assert_close(found.score, (there.score + back.score) / 2)
+    expected = (there.anomaly_map + back.anomaly_map.flip(-1)) / 2
+    torch.testing.assert_close(found.anomaly_map, expected)
+    torch.testing.assert_close(found.reconstruction, there.reconstruction)
+    assert (there.score - back.score).abs().max() > 1e-6
+
+
 def test_the_plain_autoencoder_draws_the_patches_of_the_tapped_block(weights):
     detector = Autoencoder.build(plain_autoencoder(weights)).eval()
     image = random_images(2)

@@ -143,6 +143,8 @@ class ScoreConfig(Frozen):
     image: ScoreMode = "max.mean"
     pixel: Literal["mean", "max", "pooled"] = "mean"
     """Over maps; paper's text: mean, its formula: max."""
+    mirror: bool = False
+    """Also look at the image's left-right mirror, and take the mean of both scores and maps."""
 
 
 class ReconstructionConfig(MethodConfig):

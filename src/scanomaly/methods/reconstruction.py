@@ -9,6 +9,7 @@ import math
 import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -294,7 +295,18 @@ class ReconstructionDetector(Detector):
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
         self.eval()
-        observation = self.observe(batch.image, self.score_views)
+        found = self._predict(batch.image)
+        if not self.config.score.mirror:
+            return found
+        mirrored = self._predict(batch.image.flip(-1))
+        return replace(
+            found,
+            score=(found.score + mirrored.score) / 2,
+            anomaly_map=(found.anomaly_map + mirrored.anomaly_map.flip(-1)) / 2,
+        )
+
+    def _predict(self, image: Tensor) -> Prediction:
+        observation = self.observe(image, self.score_views)
         with self.autocast():
             reconstruction = self.reconstruct(observation.context)
             maps = self._score_maps(observation, reconstruction)

@@ -186,7 +186,10 @@ def qfae_offline_from_scratch() -> Run:
             blocks=OFFLINE_STAGES, sides=(OFFLINE_SIDE,), multiply="views_and_blocks"
         ),
         score=ScoreConfig(
-            sources=("perceptual", "local_residual"), smooth=3, image="pixelwise_mean_max"
+            sources=("perceptual", "local_residual"),
+            smooth=3,
+            image="pixelwise_mean_max",
+            mirror=True,
         ),
         mean=(0.25, 0.25, 0.25),
         std=(0.25, 0.25, 0.25),

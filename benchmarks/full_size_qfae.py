@@ -17,18 +17,17 @@ machine that others use: one thread, and seconds of the processor in place of th
 import argparse
 import copy
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from measuring import Stopwatch, Work, print_ratios, resident_peak
 from plain_qfae import PlainQFAE
 from scanomaly.config.backbones import BackboneConfig
 from scanomaly.config.fit import FitOptions, Precision
@@ -50,9 +49,6 @@ from scanomaly.training.optimisers import optimiser_and_schedule
 
 BATCH = 2
 GIB = 1 << 30
-
-Work = Callable[[], Any]
-Clock = Callable[[], float]
 
 
 def configuration(small: bool) -> QFAEConfig:
@@ -149,34 +145,6 @@ class Trainee:
         return torch.cat([p.grad.flatten() for _, p in named if p.grad is not None])
 
 
-class Stopwatch:
-    """Rounds of all contenders, one after the other, on one kind of clock."""
-
-    def __init__(self, rounds: int, clock: Clock) -> None:
-        self.rounds, self.clock = rounds, clock
-
-    def seconds(self, contenders: Mapping[str, Work]) -> dict[str, list[float]]:
-        """Of every contender in every round."""
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(self.rounds):
-            for name, work in contenders.items():
-                start = self.clock()
-                work()
-                times[name].append(self.clock() - start)
-        return times
-
-
-def print_ratios(title: str, times: dict[str, list[float]], targets: dict[str, float]) -> None:
-    plain = times["plain"]
-    print(f"{title}: plain {statistics.median(plain):.2f} s", flush=True)
-    for name, target in targets.items():
-        ratios = sorted(slow / fast for slow, fast in zip(plain, times[name], strict=True))
-        print(
-            f"  {name} {statistics.median(times[name]):.2f} s, {statistics.median(ratios):.2f}x "
-            f"(target {target}x; {ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} rounds)"
-        )
-
-
 def compare_evaluation(plain: PlainQFAE, exact: QFAE, bf16: QFAE, watch: Stopwatch) -> None:
     images = random_images()
     batch = Batch(images, ids=("first", "second"))
@@ -229,14 +197,6 @@ def compare_training(plain: PlainQFAE, exact: QFAE, bf16: QFAE, watch: Stopwatch
         f"  loss {losses['plain']:.6f}; difference, and relative of the gradient: "
         + ", ".join(f"{name} {a:.1e} {b:.1e}" for name, (a, b) in differences.items())
     )
-
-
-def resident_peak() -> int:
-    """VmHWM of this process in bytes since the last call; the next peak starts at the present."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    peak = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) << 10
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak
 
 
 def build_ours(config: QFAEConfig, precision: Precision) -> QFAE:

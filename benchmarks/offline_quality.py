@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from baselines import PatchCore
+from result_tables import head, interval, line
 from scanomaly.backbones import build_backbone
 from scanomaly.config.backbones import BackboneConfig
 from scanomaly.config.data import DataConfig, InputSpec
@@ -61,34 +63,13 @@ def patchcore(side: int) -> Callable[[Manifest, Path, int], Result]:
 
     def run(manifest: Manifest, _: Path, seed: int) -> Result:
         backbone = build_backbone(BackboneConfig(name="tf_efficientnet_lite0.in1k"))
-
-        def patches(image: Tensor) -> Tensor:
-            maps = backbone.extract(image, STAGES).maps()
-            size = maps[0].shape[-2:]
-            joined = [
-                F.interpolate(F.avg_pool2d(m, 3, 1, 1), size=size, mode="bilinear") for m in maps
-            ]
-            return torch.cat(joined, dim=1).flatten(2).transpose(1, 2)  # (B, L, D)
-
-        with torch.inference_mode():
-            train = torch.cat(
-                [patches(x).flatten(0, 1) for x in _images(manifest.training(), side)]
-            )
-            generator = torch.Generator().manual_seed(seed)
-            memory = train[torch.randperm(len(train), generator=generator)[:MEMORY]]
-            maps = torch.cat(
-                [_distances(patches(x), memory) for x in _images(manifest.split("test"), side)]
-            )
+        core = PatchCore(backbone, STAGES, InputSpec(side=side))
+        core.remember(_images(manifest.training(), side), MEMORY, seed)
+        maps = torch.cat([core.distances(x) for x in _images(manifest.split("test"), side)])
         shown = F.interpolate(maps, size=(SHOWN_SIDE, SHOWN_SIDE), mode="bilinear")
         return Result(maps.amax(dim=(1, 2, 3)).double().numpy(), shown[:, 0].numpy())
 
     return run
-
-
-def _distances(patches: Tensor, memory: Tensor) -> Tensor:
-    nearest = torch.cdist(patches.flatten(0, 1), memory).amin(dim=1)
-    side = int(patches.shape[1] ** 0.5)
-    return nearest.view(patches.shape[0], 1, side, side)
 
 
 def _images(manifest: Manifest, side: int) -> Iterator[Tensor]:
@@ -120,8 +101,9 @@ METHODS: dict[str, Callable[[Manifest, Path, int], Result]] = {
 
 def table(work: Path, seeds: list[int], patients: int, names: list[str]) -> Iterator[str]:
     sizes = bin_names(SIZES)
-    yield f"| method | image AUROC | 10 mm and more | {' | '.join(sizes)} mm | pixel AP |"
-    yield "|" + "---|" * (4 + len(sizes))
+    yield from head(
+        ["method", "image AUROC", "10 mm and more", *(f"{s} mm" for s in sizes), "pixel AP"]
+    )
     sets = [_phantom(work, seed, patients) for seed in seeds]
     for name in names:
         results = [
@@ -167,7 +149,7 @@ def _row(
     each = [_pixel_ap(test, result) for test, result in zip(tests, results, strict=True)]
     cells = [_cell(whole), _cell(over_ten), *(_cell(s.metrics["auroc"]) for s in strata.values())]
     pixel = f"{np.mean(each):.3f} ({', '.join(f'{value:.3f}' for value in each)})"
-    return f"| {name} | {' | '.join(cells)} | {pixel} |"
+    return line([name, *cells, pixel])
 
 
 def _ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -183,11 +165,7 @@ def _pixel_ap(test: Manifest, result: Result) -> float:
 
 
 def _cell(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "-"
-    if estimate.low is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return interval(estimate.value, estimate.low, estimate.high)
 
 
 def main() -> None:
@@ -198,8 +176,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    for line in table(options.work, options.seeds, options.patients, options.methods):
-        print(line, flush=True)
+    for text in table(options.work, options.seeds, options.patients, options.methods):
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

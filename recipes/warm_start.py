@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scanomaly.checkpoint import MODEL_FILE
 from scanomaly.data.manifest import read_manifest
 from scanomaly.data.phantom import healthy_slices
 from scanomaly.fitting import fit
 from scanomaly.presets import preset
+from scanomaly.run_folder import MODEL_FILE
 from scanomaly.training import is_main_process
 
 SEED = 20_000

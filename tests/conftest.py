@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import sys
@@ -15,6 +16,11 @@ import pytest
 
 if TYPE_CHECKING:
     from tiny_runs import TinyRun
+    from vqa.tiny_vqa import TinyVqa
+
+os.environ["OMP_NUM_THREADS"] = "1"
+"""Sums in one order on every machine, here and in processes that tests start: comparisons down to
+rounding, and Adam's answer to gradients near zero, hang on it. Set before torch is imported."""
 
 _HERE = Path(__file__).parent
 _SHARED = _HERE.parents[1] / "shared" / "golden"
@@ -43,6 +49,30 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 def run_copy(tiny: TinyRun, tmp_path: Path) -> Path:
     """A copy of the tiny run folder, to be damaged at will."""
     return shutil.copytree(tiny.folder, tmp_path / "run")
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """`fit` of reconstructing methods without its gradient loop; what each call was given."""
+    from scanomaly.methods.reconstruction import ReconstructionDetector
+    from scanomaly.training import History
+
+    calls: list[dict[str, object]] = []
+
+    def pretend(self, train, validation=None, *, options, run_dir, resume=False, criterion=None):
+        calls.append({"train": train.rows, "validation": validation and validation.rows})
+        return History((1.0,), (), 1, "last epoch")
+
+    monkeypatch.setattr(ReconstructionDetector, "fit", pretend)
+    return calls
+
+
+@pytest.fixture(scope="session")
+def tiny_vqa(tmp_path_factory: pytest.TempPathFactory) -> TinyVqa:
+    """A tiny corpus and the answerer fitted on it, made once; nobody writes into them."""
+    from vqa.tiny_vqa import make_tiny_vqa
+
+    return make_tiny_vqa(tmp_path_factory.mktemp("tiny_vqa"))
 
 
 @dataclass(frozen=True)

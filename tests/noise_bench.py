@@ -1,6 +1,7 @@
 """Noisy images with brighter squares, and a detector of brightness to evaluate on them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,9 +41,12 @@ class Brightness(Detector):
     def fit(self, train, validation=None, *, options, run_dir, resume=False, criterion=None):
         raise NotImplementedError
 
-    def use_ranges_of(self, batches: Iterable[Batch]) -> None:
+    @contextmanager
+    def scaled_to(self, batches: Iterable[Batch]) -> Iterator[None]:
         red = torch.cat([batch.image[:, 0] for batch in batches])
-        self.range = (red.min().item(), red.max().item())
+        fitted, self.range = self.range, (red.min().item(), red.max().item())
+        yield
+        self.range = fitted
 
     def predict(self, batch: Batch) -> Prediction:
         low, high = self.range

@@ -29,44 +29,70 @@ ARROWS: Mapping[str, frozenset[str]] = {
         "errors": "",
         "records": "",
         "maps": "",
-        "metrics": "",
         "calibration": "",
         "scanomaly": "",
         "nn": "maps",
+        "devices": "errors",
         "files": "errors",
+        "questions": "errors",
+        "metrics": "questions",
         "config": "errors files",
-        "data": "config errors files records",
+        "data": "config errors files questions records",
         "backbones": "config errors records",
         "training": "config errors files records",
         "methods": "backbones calibration config errors maps nn records training",
-        "checkpoint": "calibration config errors files methods scanomaly",
-        "inference": "backbones calibration checkpoint config data errors methods records",
-        "evaluation": "config data errors inference methods metrics",
-        "fitting": "checkpoint config data errors inference methods training",
+        "run_folder": "config errors files scanomaly",
+        "checkpoint": "calibration config errors files methods run_folder",
+        "inference": (
+            "backbones calibration checkpoint config data devices errors maps methods records "
+            "run_folder"
+        ),
+        "panels": "data inference",
+        "evaluation": "config data errors inference methods metrics panels",
+        "fitting": "checkpoint config data errors inference methods run_folder training",
         "prediction": "data errors files inference",
-        "report": "errors files metrics",
+        "figures": "data errors files fitting inference methods records report",
+        "vqa": (
+            "backbones config data devices errors files metrics nn questions records run_folder "
+            "training"
+        ),
+        "triples": "data errors files inference questions",
+        "asking": "config data errors inference questions records triples vqa",
+        "report": "errors files metrics questions",
         "presets": "config errors",
         "pretraining": "backbones config data errors files records training",
         "demo": "config data errors evaluation fitting presets",
+        "demo_vqa": "asking data demo errors evaluation inference presets triples vqa",
         "cli": (
-            "backbones config data demo errors evaluation fitting inference prediction presets "
-            "pretraining report scanomaly"
+            "asking backbones config data demo demo_vqa errors evaluation figures fitting "
+            "inference prediction presets pretraining report scanomaly triples vqa"
         ),
     }.items()
 }
 """Room -> rooms it may import, whether at the top of a file or inside a function."""
 
 TYPING_ONLY: Mapping[str, frozenset[str]] = {
-    "report": frozenset({"evaluation"}),
+    "report": frozenset({"asking", "evaluation", "panels", "vqa"}),
     "scanomaly": frozenset(
-        {"config", "data", "errors", "evaluation", "inference", "presets", "records"}
+        {
+            *("asking", "config", "data", "errors", "evaluation", "inference", "presets"),
+            *("questions", "records"),
+        }
     ),
 }
 """Room -> further rooms it may name in annotations, under TYPE_CHECKING."""
 
 LIGHT = (
     *("scanomaly", "calibration", "cli", "config", "errors", "files", "metrics", "presets"),
-    *("report", "backbones/__init__", "backbones/weights", "data/__init__", "data/bmad"),
+    *(
+        "questions",
+        "data/mivqa",
+        "report",
+        "backbones/__init__",
+        "backbones/weights",
+        "data/__init__",
+        "data/bmad",
+    ),
     *("data/folder", "data/images", "data/listing", "data/manifest", "data/mask_files"),
     *("data/mvtec", "data/phantom", "data/rows", "data/splits", "pretraining/recipe"),
 )
@@ -85,8 +111,10 @@ TOP_LEVEL_HOMES: Mapping[str, tuple[str, ...]] = {
     "timm": ("nn/image_decoder",),
     "typer": (
         "cli/__init__",
+        "cli/answers",
         "cli/app",
         "cli/detectors",
+        "cli/language",
         "cli/reports",
         "cli/simulation",
         "cli/weights",

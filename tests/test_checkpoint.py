@@ -22,21 +22,23 @@ from methods.tiny_detectors import (
 )
 from scanomaly.calibration import Calibration
 from scanomaly.checkpoint import (
-    MODEL_FORMAT,
-    TrainingRecord,
     fill,
     load_calibration,
     load_detector,
-    load_training,
-    read_state,
     save_calibration,
     save_detector,
-    save_training,
 )
 from scanomaly.config.run import load_run
 from scanomaly.errors import CheckpointError, WeightsError
 from scanomaly.files import DiskError
 from scanomaly.methods import METHODS
+from scanomaly.run_folder import (
+    MODEL_FORMAT,
+    TrainingRecord,
+    load_training,
+    read_state,
+    save_training,
+)
 
 
 def rewrite(
@@ -157,7 +159,7 @@ def test_a_damaged_model(run_copy, damage):
 )  # fmt: skip
 def test_a_model_of_another_configuration(run_copy, change, message):
     rewrite(run_copy / "model.safetensors", change)
-    with pytest.raises(CheckpointError, match=rf"does not fit this detector: .*{message}"):
+    with pytest.raises(CheckpointError, match=rf"does not fit this model: .*{message}"):
         load_detector(run_copy)
 
 

@@ -23,12 +23,12 @@ import torch
 import scanomaly
 from methods.tiny_detectors import RESNET
 from scanomaly.backbones.weights import INVENTORY
-from scanomaly.checkpoint import read_state
 from scanomaly.config.run import load_run
 from scanomaly.fitting import fit
 from scanomaly.methods.reconstruction import ReconstructionDetector
-from scanomaly.presets import PRESETS
-from scanomaly.report import write as report_write
+from scanomaly.presets import PRESETS, VQA_PRESETS
+from scanomaly.report import page as report_page
+from scanomaly.run_folder import read_state
 from scanomaly.training import History
 from tiny_runs import TinyRun, save_image, slice_pixels
 
@@ -55,13 +55,15 @@ class TestInventory:
     def test_help_names_every_verb(self, command):
         for done in (command("--help"), command()):
             assert re.search(r"Usage: scanomaly ", done.out)
-            for verb in ("fit", "evaluate", "predict", "phantom", "demo", "weights", "presets"):
+            for verb in ("fit", "evaluate", "predict", "figures", "phantom", "demo"):
+                assert re.search(rf"^\W*{verb} ", done.out, re.M), verb
+            for verb in ("weights", "presets"):
                 assert re.search(rf"^\W*{verb} ", done.out, re.M), verb
         assert command("--version").out == f"scanomaly {scanomaly.__version__}\n"
 
     def test_presets_have_a_line_each(self, command):
         lines = command("presets").out.splitlines()
-        assert [line.split()[0] for line in lines[1:]] == list(PRESETS)
+        assert [line.split()[0] for line in lines[1:]] == [*PRESETS, *VQA_PRESETS]
 
     def test_weights_list_tells_size_licence_place_and_users(self, command, tiny, monkeypatch):
         monkeypatch.setenv("SCANOMALY_WEIGHTS", str(tiny.weights))
@@ -160,7 +162,7 @@ class TestVerbs:
     def test_without_the_report_extra_the_numbers_are_safe(
         self, command, tiny, run_copy, monkeypatch
     ):
-        monkeypatch.setattr(report_write, "find_spec", lambda name: None)
+        monkeypatch.setattr(report_page, "find_spec", lambda name: None)
         error = command("evaluate", run_copy, "--data", tiny.data).error
         assert re.search(r'report\.html needs jinja2 .* pip install "scanomaly\[report\]"', error)
         assert (run_copy / "evaluations" / "Brain-honest" / "metrics.json").is_file()
@@ -173,6 +175,27 @@ class TestVerbs:
         assert re.search(rf"^{tiny.scan.stem},.*,1$", (out / "predictions.csv").read_text(), re.M)
         assert (out / "maps" / "deep" / "scan.npy").is_file()
 
+    def test_figures(self, command, refused, tiny, run_copy, tmp_path):
+        done = command("figures", run_copy, "--data", tiny.data, "--seed", 4)
+        assert done.code == 0, done.err
+        names = ["tsne-features-images.png", "points-images.csv"]
+        assert done.out.splitlines() == [f"figure: {run_copy}/figures/{name}" for name in names]
+        lines = (run_copy / "figures" / names[1]).read_text().splitlines()
+        assert len(lines) == 1 + 2 * 8, "two stages of the validation images"
+        out = tmp_path / "elsewhere"
+        words = ["figures", run_copy, "--data", tiny.data, "--split", "train", "--out", out]
+        assert command(*words, "--patches").code == 2, "normal images only have no masks"
+        assert not out.exists()
+        shutil.copytree(tiny.data / "test", tmp_path / "Brain" / "test")
+        message = r"Brain: expected at least 6 labelled images in valid .* Figures never show the t"
+        refused(message, "figures", run_copy, "--data", tmp_path / "Brain")
+
+    def test_demo_refuses_what_it_does_not_know(self, refused, tmp_path):
+        words = ["demo", "--out", tmp_path / "demo"]
+        refused(r"no method 'x' to show; there are qfae, mvfa, iqe", *words, "--method", "x")
+        refused(r"no style 'x' to show; there are brain, oct", *words, "--style", "x")
+        assert not (tmp_path / "demo").exists()
+
     def test_phantom(self, command, refused, tmp_path):
         out = tmp_path / "phantom"
         words = ["phantom", out, "--patients", 6, "--seed", 3, "--contrast", "FLAIR"]
@@ -183,6 +206,15 @@ class TestVerbs:
         assert manifest.has_masks
         assert not manifest.patient_overlap()
         refused(r"already holds .*give another folder or remove", *words)
+
+    def test_phantoms_with_skull(self, command, refused, tmp_path):
+        for option, patients in (("--skull", 6), ("--vqa", 20)):
+            out = tmp_path / option[2:]
+            words = ["phantom", out, "--patients", patients, "--contrast", "T1", option]
+            assert command(*words).out == f"phantom: {out}/phantom.csv\n"
+            trained = scanomaly.read_manifest(out).split("train")
+            assert bool(trained.abnormals().rows) == (option == "--vqa")
+        refused(r"expected one of .*got several", "phantom", tmp_path / "new", "--skull", "--vqa")
 
 
 class TestFailure:
@@ -234,11 +266,12 @@ class TestFailure:
         assert (tmp_path / "out").read_text() == "a file"
 
     def test_a_defect_of_ours_says_so(self, refused, monkeypatch):
-        def broken(_: str) -> None:
+        def broken() -> None:
             raise ZeroDivisionError("division by zero")
 
-        monkeypatch.setattr("scanomaly.presets.preset", broken)
-        refused(r"^ZeroDivisionError: division by zero \(a defect of Scanomaly: --debug", "presets")
+        monkeypatch.setattr("scanomaly.presets.presets_by_weight", broken)
+        message = r"^ZeroDivisionError: division by zero \(a defect of Scanomaly: --debug"
+        refused(message, "weights", "list")
 
     def test_debug_is_understood_before_the_verb(self, command):
         done = command("--debug", "fit", "nope", "--data", ".")

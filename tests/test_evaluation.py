@@ -12,7 +12,8 @@ from noise_bench import SIDE, Bench, Brightness, make_bench
 from scanomaly.data.images import read_mask
 from scanomaly.data.manifest import Manifest
 from scanomaly.errors import DataError
-from scanomaly.evaluation import PANEL_KINDS, Evaluation, evaluate
+from scanomaly.evaluation import Evaluation, evaluate
+from scanomaly.panels import PANEL_KINDS
 from scanomaly.records import Batch, Prediction
 from tiny_runs import HEIGHT, WIDTH, TinyRun, save_image
 

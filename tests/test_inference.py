@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import scanomaly
 from scanomaly.data.images import read_image
 from scanomaly.data.manifest import Manifest, Row
 from scanomaly.data.transform import prepare
 from scanomaly.errors import CheckpointError, DataError
-from scanomaly.inference import BATCH, FittedDetector, load, resolve_device
+from scanomaly.inference import BATCH, FittedDetector, load
 from scanomaly.records import Batch, Prediction
 from tiny_runs import HEIGHT, WIDTH, save_image, slice_pixels
 
@@ -287,11 +286,6 @@ class TestLoading:
         half = load(tiny.folder, precision="bf16").score(tiny.scan).score
         assert half == pytest.approx(exact, rel=0.05)
         assert half != exact
-
-    def test_auto_is_the_best_there_is(self):
-        expected = "cuda" if torch.cuda.is_available() else "cpu"
-        assert resolve_device("auto").type == expected
-        assert resolve_device("cpu") == torch.device("cpu")
 
     @pytest.mark.parametrize("name", ["cuda:99", "toaster", ""])
     def test_a_device_that_is_not_here(self, tiny, name):

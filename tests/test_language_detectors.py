@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from methods.tiny_detectors import CLIP_OF_ONE_WIDTH, weight_folders
 from tiny_runs import write_set
@@ -77,7 +79,19 @@ def test_a_few_labelled_images_teach_and_one_image_alone_has_a_score(
     assert command("predict", run, scan, "-o", tmp_path / "out").code == 0
     (alone,) = lines(tmp_path / "out/predictions.csv")
     (together,) = [line for line in lines(run / "predictions.csv") if scan.stem in line["id"]]
-    assert float(alone["score"]) == pytest.approx(float(together["score"]), abs=1e-5)
+    ranges = load_file(run / "model.safetensors")["branch_ranges"]  # rounding is divided by them
+    rounding = 4 * torch.finfo(torch.float32).eps / float(ranges.diff(dim=1).min())
+    assert float(alone["score"]) == pytest.approx(float(together["score"]), abs=rounding)
+    page = (run / "report.html").read_text()
+    for branch in {"mvfa-few": ("zero", "few"), "iqe-few": ("text", "query")}[preset]:
+        assert f'alt="{branch} block 3 of ' in page
+    done = command("figures", run, *data)
+    assert done.code == 0, done.err
+    points = lines(run / "figures/points-images.csv")
+    taught = {point["id"] for point in points if point["trained"] == "1"}
+    assert len(taught) == 6, "the support is marked"
+    assert len({point["id"] for point in points}) == 12, "valid, and nothing else"
+    assert all("valid" in point["id"] for point in points)
 
 
 @pytest.mark.parametrize("preset", ["mvfa-zero", "iqe-zero"])

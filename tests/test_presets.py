@@ -7,7 +7,7 @@ from scanomaly.config.base import Frozen
 from scanomaly.config.qfae import AutoencoderConfig, QFAEConfig
 from scanomaly.config.run import CONFIGS, Run, backbone_names
 from scanomaly.errors import ConfigError
-from scanomaly.presets import PRESETS, preset, presets_by_weight
+from scanomaly.presets import PRESETS, VQA_PRESETS, preset, presets_by_weight, vqa_preset
 from scanomaly.presets.qfae import ABLATION_ROWS, ENCODER_ROWS
 
 DINOV2 = "vit_large_patch14_reg4_dinov2.lvd142m"
@@ -190,7 +190,9 @@ def test_an_unknown_preset_lists_the_known_ones():
 
 def test_presets_by_weight_is_the_inverse():
     users = presets_by_weight()
-    assert users["tf_efficientnet_lite0.in1k"] == ["qfae-offline", "qfae-offline-from-scratch"]
+    lite = users["tf_efficientnet_lite0.in1k"]
+    assert {"qfae-offline", "qfae-offline-from-scratch", "kqf-offline"} <= set(lite)
     assert users[DINO][:2] == ["qfae-brain-two-encoders", "qfae-brain-encoder-dino"]
     pairs = {(weight, name) for weight, names in users.items() for name in names}
-    assert pairs == {(weight, name) for name in PRESETS for weight in backbone_names(preset(name))}
+    runs = [*map(preset, PRESETS), *map(vqa_preset, VQA_PRESETS)]
+    assert pairs == {(weight, run.preset) for run in runs for weight in backbone_names(run)}

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from noise_bench import Bench, Brightness, make_bench
 from scanomaly.evaluation import Evaluation, evaluate, result_on_test
@@ -63,7 +64,8 @@ class TestRangesFromTest:
     def test_every_map_is_scaled_by_the_test_sets_extremes_and_said(self, bench, monkeypatch):
         honest = bench.evaluate()
         paper = under(bench, monkeypatch, ranges_from_test=True)
-        low, high = bench.fitted.detector.range
+        red = torch.cat([batch.image[:, 0] for batch in bench.fitted.batches(bench.manifest)])
+        low, high = red.min().item(), red.max().item()
         assert 0 < low < high < 1
         for ours, theirs in zip(paper.rows, honest.rows, strict=True):
             assert ours.id == theirs.id
@@ -77,6 +79,37 @@ class TestRangesFromTest:
         assert (paper.honest.protocol, paper.honest.notes) == ("honest", before.notes)
         assert paper.honest.rows == before.rows
         assert before.honest is None
+
+    def test_the_detector_is_afterwards_as_it_was(self, bench, monkeypatch):
+        before = bench.evaluate()
+        under(bench, monkeypatch, ranges_from_test=True)
+        assert bench.fitted.detector.range == (0.0, 1.0)
+        assert bench.evaluate().rows == before.rows
+
+
+class TestOnce:
+    """How often test images are scored."""
+
+    @pytest.fixture
+    def scored(self, monkeypatch) -> list[str]:
+        ids: list[str] = []
+        plain = Brightness.predict
+
+        def predict(self, batch):
+            ids.extend(batch.ids)
+            return plain(self, batch)
+
+        monkeypatch.setattr(Brightness, "predict", predict)
+        return ids
+
+    def test_images_whose_scores_do_not_change_are_scored_once(self, bench, monkeypatch, scored):
+        paper = under(bench, monkeypatch, last_batch_lost=10)
+        shown = [panel.scored.id for panel in (*paper.honest.panels, *paper.panels)]
+        assert sorted(scored) == sorted([*(row.id for row in bench.manifest), *shown])
+        honest = {row.id: row for row in paper.honest.rows}
+        assert [row.id for row in paper.rows] != [row.id for row in paper.honest.rows][:20]
+        assert all(row == honest[row.id] for row in paper.rows)
+        assert paper.seconds_per_image == paper.honest.seconds_per_image
 
 
 class TestBestOnTest:

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from scanomaly.records import Batch, Features, Prediction
+from scanomaly.records import Batch, Features, Prediction, Triple
 
 IMAGE = torch.rand(2, 3, 4, 6)
 IDS = ("a", "b")
@@ -69,6 +69,8 @@ def test_a_batch_of_wrong_shapes_says_what_was_expected(fields, message):
             {"reconstruction": torch.rand(2, 3, 6, 4)},
             r"reconstruction \(2, 3, 4, 6\), got \(2, 3, 6, 4\)",
         ),
+        ({"parts": {"a_score": torch.rand(3)}}, r"part 'a_score' \(2,\) or .* got \(3,\)"),
+        ({"parts": {"a_map": torch.rand(2, 2, 4, 6)}}, r"part 'a_map' .* got \(2, 2, 4, 6\)"),
     ],
 )
 def test_a_prediction_of_wrong_shapes_says_what_was_expected(fields, message):
@@ -105,3 +107,46 @@ def test_feature_maps_are_row_major():
 def test_features_must_fill_their_grid(patches, message):
     with pytest.raises(ValueError, match=message):
         Features((patches,), (patches[:, :0],), ((2, 3),))
+
+
+def test_a_triple_shows_the_map_through_one_range_for_all_images():
+    anomaly_map = torch.stack([torch.full((1, 4, 6), 0.25), torch.full((1, 4, 6), 3.0)])
+    prediction = Prediction(torch.zeros(2), anomaly_map, reconstruction=IMAGE / 2)
+    triple = Triple.of(Batch(IMAGE, IDS), prediction, map_range=(0.0, 1.0))
+    assert len(triple) == 2
+    assert triple.ids == IDS
+    assert triple.anomaly_map.shape == (2, 3, 4, 6)
+    assert triple.anomaly_map[0].unique().tolist() == [0.25]  # not stretched to its own maximum
+    assert triple.anomaly_map[1].unique().tolist() == [1.0]
+    assert Triple.of(Batch(IMAGE, IDS), prediction, (0.2, 0.3)).anomaly_map[0, 0, 0, 0] == (
+        pytest.approx(0.5)
+    )
+    assert Triple.of(Batch(IMAGE, IDS), prediction, (1.0, 2.0)).anomaly_map[0].max() == 0
+    assert [name for name, _ in zip(triple.names(), triple.pictures, strict=True)] == [
+        "image",
+        "anomaly_map",
+        "reconstruction",
+    ]
+    assert triple.pictures[2] is triple.reconstruction
+
+
+def test_a_prediction_without_reconstruction_makes_no_triple_and_names_who_does():
+    prediction = Prediction(torch.zeros(2), torch.zeros(2, 1, 4, 6))
+    with pytest.raises(ValueError, match="got none; use a method that makes one: qfae"):
+        Triple.of(Batch(IMAGE, IDS), prediction)
+
+
+@pytest.mark.parametrize("map_range", [(1.0, 1.0), (2.0, 1.0), (0.0, float("nan"))])
+def test_a_map_range_must_have_a_width(map_range):
+    prediction = Prediction(torch.zeros(2), torch.zeros(2, 1, 4, 6), reconstruction=IMAGE)
+    with pytest.raises(ValueError, match="map_range of two values, the lower one first"):
+        Triple.of(Batch(IMAGE, IDS), prediction, map_range)
+
+
+@pytest.mark.parametrize("name", ["anomaly_map", "reconstruction"])
+def test_pictures_of_a_triple_have_one_size(name):
+    pictures = {"image": IMAGE, "anomaly_map": IMAGE, "reconstruction": IMAGE}
+    with pytest.raises(ValueError, match=rf"expected {name} \(2, 3, 4, 6\) as the image, got"):
+        Triple(**pictures | {name: torch.rand(2, 3, 4, 5)}, ids=IDS)
+    with pytest.raises(ValueError, match=f"floating-point {name}"):
+        Triple(**pictures | {name: IMAGE.byte()}, ids=IDS)

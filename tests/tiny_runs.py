@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from methods.tiny_detectors import offline_qfae, weight_folders
+from scanomaly.checkpoint import MODEL_FILE, read_state
 from scanomaly.config.data import DataConfig
 from scanomaly.config.fit import FitOptions
 from scanomaly.config.run import Run
@@ -94,6 +96,11 @@ def tiny_run(weights: Path) -> Run:
             epochs=2, batch_size=4, learning_rate=1e-2, warm_up=0.3, seed=3, accelerator="cpu"
         ),
     )
+
+
+def state_of(folder: Path) -> dict[str, Tensor]:
+    """The fitted tensors of a run folder."""
+    return read_state(folder / MODEL_FILE)[0]
 
 
 def make_tiny_run(root: Path) -> TinyRun:

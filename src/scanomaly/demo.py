@@ -3,45 +3,96 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from scanomaly.config.run import RUN_FILE
+from scanomaly.config.experiment import RUN_FILE
+from scanomaly.config.run import Run
 from scanomaly.data.manifest import read_manifest
-from scanomaly.data.phantom import write_phantom
-from scanomaly.errors import FitError
+from scanomaly.data.phantom import STYLES, write_styles
+from scanomaly.errors import ConfigError, FitError
 from scanomaly.evaluation import Evaluation, evaluate
-from scanomaly.fitting import fit
+from scanomaly.fitting import fit, read_training_data
 from scanomaly.presets import preset
 
 logger = logging.getLogger(__name__)
+Named = TypeVar("Named")
 
-PATIENTS, QUICK_PATIENTS = 120, 24
-QUICK = ("fit.epochs=2", "fit.batch_size=16")
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What a method is shown with. style: a key of STYLES. patients: of each simulated style.
+
+    quick: what `--quick` changes of the preset.
+    """
+
+    preset: str
+    style: str
+    patients: int
+    quick: tuple[str, ...]
+
+
+QUICK_PATIENTS = 24
+QUICK_FEW = ("fit.epochs=2", "data.shots=2")
+DEMOS: Mapping[str, Demo] = {
+    "qfae": Demo("qfae-offline", "brain", 120, ("fit.epochs=2", "fit.batch_size=16")),
+    "mvfa": Demo("mvfa-offline-few", "ct", 80, QUICK_FEW),
+    "iqe": Demo("iqe-offline-few", "ct", 80, QUICK_FEW),
+    "mvfa-zero": Demo("mvfa-offline-zero", "ct", 60, ("fit.epochs=1",)),
+    "iqe-zero": Demo("iqe-offline-zero", "ct", 60, ("fit.epochs=1",)),
+}
+"""What `--method` may be."""
 
 
 def run_demo(
     out: Path,
     *,
+    method: str = "qfae",
+    style: str | None = None,
     seed: int = 0,
     quick: bool = False,
+    write: Callable[..., Path] | None = None,
+    steps: int = 3,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, Path]:
     """Returns the evaluation and the run folder. Same seed, same numbers.
 
-    Raises FitError when `out` already holds a demo.
+    style: a key of STYLES other than the method's own. write: makes the data instead, one set, as
+    write_phantom does. steps: how many there are, where more follow. Raises ConfigError for an
+    unknown method or style, FitError when `out` already holds a demo.
     """
+    demo = _known("method", method, DEMOS)
+    shown = _known("style", style or demo.style, STYLES)
     data, run_dir = out / "phantom", out / "run"
     if (run_dir / RUN_FILE).exists():
         raise FitError(f"{out} already holds a demo; remove it or give another --out.")
-    logger.info("1/3 simulating patients on MNI152 anatomy")
-    write_phantom(
-        data, patients=QUICK_PATIENTS if quick else PATIENTS, seed=seed, progress=progress
-    )
-    manifest = read_manifest(data, None)
-    run = preset("qfae-offline").with_overrides([f"fit.seed={seed}", *(QUICK if quick else ())])
-    logger.info("2/3 fitting %s", run.preset)
-    fitted = fit(run, manifest, run_dir)
-    assert fitted is not None  # the offline preset trains in one process
-    logger.info("3/3 evaluating on held-out patients")
-    return evaluate(fitted, manifest, progress=progress), run_dir
+    run = preset(demo.preset).with_overrides([f"fit.seed={seed}", *(demo.quick if quick else ())])
+    run, styles = _aimed(run, style or demo.style)
+    logger.info("1/%d simulating patients: %s", steps, ", ".join(STYLES[s].title for s in styles))
+    patients = QUICK_PATIENTS if quick else demo.patients
+    make = write or partial(write_styles, styles=styles)
+    make(data, patients=patients, seed=seed, progress=progress)
+    dataset = None if write else shown.name
+    logger.info("2/%d fitting %s", steps, run.preset)
+    fitted = fit(run, read_training_data(run, data, dataset), run_dir)
+    assert fitted is not None  # the offline presets train in one process
+    logger.info("3/%d evaluating on held-out patients", steps)
+    evaluation = evaluate(fitted, read_manifest(data, dataset), progress=progress)
+    note = f"{shown.title}: the numbers compare methods, and do not carry over to patients."
+    return replace(evaluation, notes=(note, *evaluation.notes)), run_dir
+
+
+def _known(kind: str, name: str, known: Mapping[str, Named]) -> Named:
+    if name not in known:
+        raise ConfigError(f"no {kind} {name!r} to show; there are {', '.join(known)}.")
+    return known[name]
+
+
+def _aimed(run: Run, style: str) -> tuple[Run, tuple[str, ...]]:
+    """The run, and the styles that it needs: zero-shot learns from all but the one shown."""
+    if run.data.supervision != "zero_shot":
+        return run, (style,)
+    return run.with_overrides([f"data.target={STYLES[style].name}"]), tuple(STYLES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
@@ -16,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanomaly.config.run import Run
-from scanomaly.data.images import read_image, read_mask
-from scanomaly.data.manifest import Manifest, Row
+from scanomaly.data.manifest import Manifest
 from scanomaly.data.splits import images_to_score
 from scanomaly.errors import DataError
 from scanomaly.inference import FittedDetector, Scored
@@ -31,42 +31,13 @@ from scanomaly.metrics import (
     image_metrics,
     pixel_metrics,
 )
+from scanomaly.panels import Panel, ScoredImage, choose_panels, native_mask
 
 Protocol = Literal["honest", "paper"]
 PixelGrid = Literal["model", "native"]
 
 SIZE_EDGES = (0.0, 2.5, 5.0, 10.0, 20.0, 100.0)
 """Bins of lesion size: diameter of a disc of the mask's area, in percent of the image side."""
-PANELS_OF_A_KIND = 4
-PANEL_KINDS = ("hit", "miss", "false alarm", "correct rejection")
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredImage:
-    """One line of predictions.csv."""
-
-    id: str
-    patient: str | None
-    label: bool | None
-    score: float
-    p_value: float | None
-    flagged: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One row of pictures: everything on the file's own grid.
-
-    image: uint8 (H, W, 3). anomaly_map: float (H, W), scaled so that 0..1 is the calibrated range.
-    reconstruction: uint8 (H, W, 3). truth: bool (H, W). Both None where there is none.
-    """
-
-    kind: str
-    scored: ScoredImage
-    image: NDArray[np.uint8]
-    anomaly_map: NDArray[np.float32]
-    reconstruction: NDArray[np.uint8] | None
-    truth: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +70,19 @@ class Evaluation:
     """The same detector scored honestly, beside a published protocol."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the detector says of every test image, in the order of the rows."""
+
+    images: tuple[Scored, ...]
+    seconds_per_image: float
+
+    def of(self, test: Manifest) -> Scores:
+        """Those of `test`, in its order."""
+        by_id = {one.row.id: one for one in self.images}
+        return replace(self, images=tuple(by_id[row.id] for row in test))
+
+
 def evaluate(
     fitted: FittedDetector,
     manifest: Manifest,
@@ -112,12 +96,16 @@ def evaluate(
     protocol paper: as published, with the honest evaluation beside it.
     """
     test, notes = _labelled_test(fitted, manifest)
-    honest = _evaluated(fitted, manifest, test, "honest", pixel_grid, notes, progress)
+    scores = _score(fitted, test, progress)
+    honest = _evaluated(fitted, manifest, test, scores, "honest", pixel_grid, notes)
     if protocol == "honest":
         return honest
     test, special = _as_published(fitted, test)
-    notes = [*notes, *special]
-    paper = _evaluated(fitted, manifest, test, "paper", pixel_grid, notes, progress)
+    with _published_scale(fitted, test):
+        changed = fitted.detector.paper.ranges_from_test
+        scores = _score(fitted, test, progress) if changed else scores.of(test)
+        notes = [*notes, *special]
+        paper = _evaluated(fitted, manifest, test, scores, "paper", pixel_grid, notes)
     return replace(paper, honest=honest)
 
 
@@ -131,9 +119,9 @@ def result_on_test(read: Callable[[], Manifest]) -> Callable[[Run, Detector], fl
     def value(run: Run, detector: Detector) -> float:
         fitted, manifest = FittedDetector(run, detector), kept()
         test, _ = _labelled_test(fitted, manifest)
-        if detector.paper.ranges_from_test:
-            detector.use_ranges_of(fitted.batches(test))
-        evaluation = _evaluated(fitted, manifest, test, "paper", "model", [], None, panels=False)
+        with _published_scale(fitted, test):
+            scores = _score(fitted, test, None)
+        evaluation = _evaluated(fitted, manifest, test, scores, "paper", "model", [], panels=False)
         found = (evaluation.image["auroc"].value, evaluation.pixel["auroc"].value)
         return sum(one for one in found if one is not None)
 
@@ -160,35 +148,33 @@ def _evaluated(
     fitted: FittedDetector,
     manifest: Manifest,
     test: Manifest,
+    scores: Scores,
     protocol: Protocol,
     pixel_grid: PixelGrid,
     notes: list[str],
-    progress: Callable[[int, int], None] | None,
     *,
     panels: bool = True,
 ) -> Evaluation:
-    started = time.monotonic()
-    scored = _score(fitted, test, progress)
-    seconds = (time.monotonic() - started) / len(test)
-    rows = tuple(_line(fitted, one) for one in scored)
+    """scores: of the rows of `test`, in their order."""
+    rows = tuple(_line(fitted, one) for one in scores.images)
     notes = [*notes, *_notes(fitted, manifest, test)]
-    pixel, sizes = _pixels(scored, test, pixel_grid, notes)
-    scores, labels = [row.score for row in rows], [bool(row.label) for row in rows]
+    pixel, sizes = _pixels(scores.images, test, pixel_grid, notes)
+    values, labels = [row.score for row in rows], [bool(row.label) for row in rows]
     return Evaluation(
         run=fitted.run,
         dataset=manifest.dataset,
         protocol=protocol,
         pixel_grid=_grid_words(pixel_grid, fitted),
         splits={**fitted.splits, "scored": f"test: {_count_words(test)}"},
-        image=image_metrics(scores, labels, test.groups()),
+        image=image_metrics(values, labels, test.groups()),
         pixel=pixel,
-        by_size=_by_size(scores, labels, sizes, test),
+        by_size=_by_size(values, labels, sizes, test),
         rows=rows,
-        panels=_panels(fitted, test, rows) if panels else (),
+        panels=choose_panels(fitted, test, rows) if panels else (),
         threshold=fitted.calibration.threshold if fitted.calibration else None,
         false_alarm_rate=fitted.calibration.false_alarm_rate if fitted.calibration else None,
         resampled="patients" if test.patients_known else "images (patients are unknown)",
-        seconds_per_image=seconds,
+        seconds_per_image=scores.seconds_per_image,
         weights=fitted.weights,
         notes=tuple(notes),
     )
@@ -196,14 +182,15 @@ def _evaluated(
 
 def _score(
     fitted: FittedDetector, test: Manifest, progress: Callable[[int, int], None] | None
-) -> list[Scored]:
+) -> Scores:
     """Every test image, reconstructions dropped at once: only scores and maps are kept."""
+    started = time.monotonic()
     kept: list[Scored] = []
     for one in fitted.score_rows(test, with_masks=True):
         kept.append(replace(one, reconstruction=None))
         if progress:
             progress(len(kept), len(test))
-    return kept
+    return Scores(tuple(kept), (time.monotonic() - started) / len(test))
 
 
 def _line(fitted: FittedDetector, one: Scored) -> ScoredImage:
@@ -219,18 +206,24 @@ def _line(fitted: FittedDetector, one: Scored) -> ScoredImage:
 
 
 def _as_published(fitted: FittedDetector, test: Manifest) -> tuple[Manifest, list[str]]:
-    """The images of the published protocol, the detector set for it, and what readers must know."""
+    """The images of the published protocol, and what readers must know."""
     paper, notes = fitted.detector.paper, []
     if paper.last_batch_lost is not None:
         test, note = _without_last_batch(test, fitted.run.fit.seed, paper.last_batch_lost)
         notes.append(note)
     if paper.ranges_from_test:
-        fitted.detector.use_ranges_of(fitted.batches(test))
         notes.append(
             "Published protocol: scores and maps are scaled by their extremes over the whole test "
             "set, so that no image has a score of its own."
         )
     return test, notes
+
+
+def _published_scale(fitted: FittedDetector, test: Manifest) -> AbstractContextManager[None]:
+    """While it lasts, the detector scales scores and maps as published."""
+    if not fitted.detector.paper.ranges_from_test:
+        return nullcontext()
+    return fitted.detector.scaled_to(fitted.batches(test))
 
 
 def _without_last_batch(test: Manifest, seed: int, size: int) -> tuple[Manifest, str]:
@@ -301,13 +294,6 @@ PIXEL_GRIDS: Mapping[str, Callable[[Scored], tuple[NDArray[np.float32], NDArray[
 PIXEL_GRIDS = {"model": _on_model_grid, "native": _on_native_grid}
 
 
-def native_mask(row: Row, size: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """A row's mask on the file's grid; zeros for a normal image, None when unknown."""
-    if row.mask is not None:
-        return read_mask(row.mask, size, row.path)
-    return np.zeros(size, bool) if row.label is False else None
-
-
 def _disc_diameter(mask: NDArray[np.bool_]) -> float:
     return float(200 * np.sqrt(mask.mean() / np.pi))
 
@@ -322,41 +308,6 @@ def _by_size(
         for name, size in zip(bins_of(sizes, SIZE_EDGES), sizes, strict=True)
     ]
     return auroc_by_stratum(scores, labels, strata, test.groups(), names=bin_names(SIZE_EDGES))
-
-
-def _panels(
-    fitted: FittedDetector, test: Manifest, rows: Sequence[ScoredImage]
-) -> tuple[Panel, ...]:
-    """The clearest hits and rejections, the worst misses and false alarms."""
-    threshold = np.median([row.score for row in rows])
-
-    def flagged(row: ScoredImage) -> bool:
-        return row.score > threshold if row.flagged is None else row.flagged
-
-    kinds = {(True, True): 0, (True, False): 1, (False, True): 2, (False, False): 3}
-    chosen: list[tuple[str, int]] = []
-    for (label, flag), kind in kinds.items():
-        found = [i for i, row in enumerate(rows) if row.label == label and flagged(row) == flag]
-        found.sort(key=lambda i: rows[i].score, reverse=flag)
-        chosen += [(PANEL_KINDS[kind], i) for i in found[:PANELS_OF_A_KIND]]
-    subset = replace(test, rows=tuple(test.rows[i] for _, i in chosen))
-    return tuple(
-        _panel(fitted, kind, rows[i], one)
-        for (kind, i), one in zip(chosen, fitted.score_rows(subset), strict=True)
-    )
-
-
-def _panel(fitted: FittedDetector, kind: str, line: ScoredImage, one: Scored) -> Panel:
-    pixels = read_image(one.row.path, fitted.run.data.window)
-    image = pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8)
-    return Panel(
-        kind=kind,
-        scored=line,
-        image=image,
-        anomaly_map=fitted.scaled(one.geometry.to_input_grid(one.anomaly_map)),
-        reconstruction=one.reconstruction_on_input_grid(),
-        truth=native_mask(one.row, one.geometry.size),
-    )
 
 
 def _grid_words(grid: PixelGrid, fitted: FittedDetector) -> str:

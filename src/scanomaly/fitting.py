@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import as_file, files
@@ -12,24 +13,17 @@ from pathlib import Path
 
 import torch
 
-from scanomaly.checkpoint import (
-    MODEL_FILE,
-    TrainingRecord,
-    fill,
-    read_state,
-    save_calibration,
-    save_detector,
-    save_training,
-)
+from scanomaly.checkpoint import fill, save_calibration, save_detector
 from scanomaly.config.fit import Precision
-from scanomaly.config.run import RUN_FILE, Run, load_run
+from scanomaly.config.run import Run
 from scanomaly.data.dataset import ImageDataset
 from scanomaly.data.images import fit_window
 from scanomaly.data.manifest import Manifest, read_manifest, read_manifests
 from scanomaly.data.splits import few_shot, leave_one_out, validation_part
-from scanomaly.errors import ConfigError, FitError
+from scanomaly.errors import ConfigError
 from scanomaly.inference import FittedDetector
 from scanomaly.methods import METHODS, Detector
+from scanomaly.run_folder import MODEL_FILE, TrainingRecord, claim, read_state, save_training
 from scanomaly.training import Criterion, History, is_main_process
 
 logger = logging.getLogger(__name__)
@@ -86,7 +80,7 @@ def fit(
     roles = assign_roles(run, manifest)
     run = _resolved(run, manifest, roles.train)
     if is_main_process():
-        _claim(out, run, resume)
+        claim(out, run, resume)
     torch.manual_seed(run.fit.seed)  # what the weights start from
     detector = METHODS[run.method].build(run.config)
     if run.fit.warm_start is not None:
@@ -178,17 +172,18 @@ def _words(split: str, manifest: Manifest) -> str:
 def load_warm_start(detector: Detector, name: str) -> None:
     """Begin from packaged or given weights. Raises CheckpointError if they do not fit."""
     packaged = files("scanomaly") / "assets" / f"{name}.safetensors"
-    if packaged.is_file():
-        with as_file(packaged) as file:
-            fill(detector, read_state(file)[0], file)
-        return
+    with as_file(packaged) if packaged.is_file() else nullcontext(_weights_of(name)) as file:
+        fill(detector, read_state(file)[0], file, leave=detector.always_fitted)
+
+
+def _weights_of(name: str) -> Path:
     path = Path(name) / MODEL_FILE if Path(name).is_dir() else Path(name)
-    if not path.is_file():
-        raise ConfigError(
-            f"fit.warm_start={name}: expected a packaged name ({', '.join(warm_starts())}) or the "
-            "path of a run folder or model.safetensors; set it to null to start from nothing."
-        )
-    fill(detector, read_state(path)[0], path)
+    if path.is_file():
+        return path
+    raise ConfigError(
+        f"fit.warm_start={name}: expected a packaged name ({', '.join(warm_starts())}) or the "
+        "path of a run folder or model.safetensors; set it to null to start from nothing."
+    )
 
 
 def warm_starts() -> Sequence[str]:
@@ -211,27 +206,6 @@ def _resolved(run: Run, manifest: Manifest, train: Manifest) -> Run:
     if window is not None:
         logger.info("images are deeper than 8 bits: intensities %g to %g become 0 to 1", *window)
     return run.model_copy(update={"data": run.data.model_copy(update={"window": window})})
-
-
-def _claim(out: Path, run: Run, resume: bool) -> None:
-    """Make the folder this run's. Raises FitError when another run is in it."""
-    if (out / RUN_FILE).exists():
-        if not resume:
-            raise FitError(
-                f"{out} already holds a run; add --resume to go on with it, or give another folder."
-            )
-        if _has_progress(out) and load_run(out) != run:
-            raise FitError(
-                f"{out} holds a run with other options; resume with the options it was started "
-                "with (--config run.yaml), or give another folder."
-            )
-    elif out.is_dir() and any(out.iterdir()):
-        raise FitError(f"{out} holds other files; give a new or empty folder.")
-
-
-def _has_progress(out: Path) -> bool:
-    """Whether an epoch was ever finished; before that there is nothing that options could spoil."""
-    return (out / MODEL_FILE).exists() or any((out / "checkpoints").glob("*.ckpt"))
 
 
 def _train(

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from scanomaly.backbones.weights import licence_of
 from scanomaly.calibration import Calibration
-from scanomaly.checkpoint import load_calibration, load_detector, load_training
+from scanomaly.checkpoint import load_calibration, load_detector
 from scanomaly.config.fit import Precision
 from scanomaly.config.run import Run, backbone_names
 from scanomaly.data.dataset import ImageDataset, Item, collate
 from scanomaly.data.images import as_image
 from scanomaly.data.manifest import Manifest, Row, list_images
 from scanomaly.data.transform import Geometry, prepare
+from scanomaly.devices import resolve_device
 from scanomaly.errors import DataError
+from scanomaly.maps import upsample
 from scanomaly.methods import Detector
 from scanomaly.records import Batch, Prediction
+from scanomaly.run_folder import load_training
 
 Result = TypeVar("Result")
 OnError = Callable[[Row, DataError], None]
@@ -39,7 +41,8 @@ class Scored:
     """One image of a manifest, on the method's grid.
 
     anomaly_map: float32 (S, S). mask: bool (S, S), None when unread or unknown.
-    reconstruction: float32 (S, S, 3) in 0..1.
+    reconstruction: float32 (S, S, 3) in 0..1. part_maps: float32 (S, S) and part_scores: of
+    branches and levels by name, where asked for.
     """
 
     row: Row
@@ -48,6 +51,8 @@ class Scored:
     geometry: Geometry
     mask: NDArray[np.bool_] | None = None
     reconstruction: NDArray[np.float32] | None = None
+    part_maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    part_scores: Mapping[str, float] = field(default_factory=dict)
 
     def reconstruction_on_input_grid(self) -> NDArray[np.uint8] | None:
         """uint8 (H, W, 3), None if the method does not reconstruct."""
@@ -89,16 +94,7 @@ class FittedDetector:
         detector, run = load_detector(folder)
         detector.to(resolve_device(device)).use_precision(precision)
         record = load_training(folder)
-        splits = (
-            {}
-            if record is None
-            else {
-                "trained": record.trained_on,
-                "chose the checkpoint": record.checkpoint,
-                "calibrated": record.calibrated_on,
-                "warm start": record.warm_start,
-            }
-        )
+        splits = {} if record is None else record.splits
         return cls(run, detector, load_calibration(folder), splits)
 
     def score(self, image: Path | str | NDArray[Any]) -> Finding:
@@ -123,10 +119,12 @@ class FittedDetector:
         manifest: Manifest,
         *,
         with_masks: bool = False,
+        with_parts: bool = False,
         on_error: OnError | None = None,
     ) -> Iterator[Scored]:
         """Score every image in order; one batch is in memory at a time.
 
+        with_parts: maps and scores of branches and levels too, many times the size of the rest.
         on_error is told of an image that cannot be used, which is then left out; without it the
         first such image raises DataError.
         """
@@ -138,16 +136,19 @@ class FittedDetector:
                 rows = manifest.rows[indices.start : indices.stop]
                 decoded = pool.map(lambda i: _decode(images, i), indices)
                 pairs = list(_usable(zip(rows, decoded, strict=True), on_error))
-                for _, scored in _usable(self._predicted(pairs), on_error):
+                for _, scored in _usable(self._predicted(pairs, with_parts), on_error):
                     yield scored
 
     def _predicted(
-        self, pairs: Sequence[tuple[Row, Item]]
+        self, pairs: Sequence[tuple[Row, Item]], with_parts: bool = False
     ) -> Iterator[tuple[Row, Scored | DataError]]:
         if not pairs:
             return
         batch = collate([item for _, item in pairs]).to(self.detector.device)
-        yield from _split(self.detector.predict(batch), pairs)
+        prediction = self.detector.predict(batch)
+        if not with_parts:
+            prediction = replace(prediction, parts={})
+        yield from _split(prediction, pairs)
 
     def finding(self, scored: Scored) -> Finding:
         """A score with its meaning, on the file's grid."""
@@ -172,9 +173,11 @@ class FittedDetector:
             low, high = float(anomaly_map.min()), float(anomaly_map.max())
         return ((anomaly_map - low) / max(high - low, 1e-12)).astype(np.float32)
 
-    def batches(self, manifest: Manifest) -> Iterator[Batch]:
+    def batches(self, manifest: Manifest, *, with_masks: bool = False) -> Iterator[Batch]:
         """The images as the detector takes them, on its device."""
-        images = ImageDataset(manifest, self.detector.input_spec, self.run.data, with_masks=False)
+        images = ImageDataset(
+            manifest, self.detector.input_spec, self.run.data, with_masks=with_masks
+        )
         for indices in _batched(len(images)):
             yield collate([images[i] for i in indices]).to(self.detector.device)
 
@@ -226,6 +229,7 @@ def _split(
     pictures = (
         None if reconstruction is None else reconstruction.permute(0, 2, 3, 1).float().cpu().numpy()
     )
+    part_maps, part_scores = _parts_of(prediction)
     for i, (row, item) in enumerate(pairs):
         if not np.isfinite(scores[i]):
             yield (
@@ -243,21 +247,23 @@ def _split(
             geometry=item.geometry,
             mask=None if item.mask is None else item.mask[0].numpy(),
             reconstruction=None if pictures is None else pictures[i].copy(),
+            part_maps={name: part[i].copy() for name, part in part_maps.items()},
+            part_scores={name: part[i] for name, part in part_scores.items()},
         )
         yield row, scored
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises DataError for a device that is not here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"device {name!r} cannot be used here ({reason}); try cpu.") from error
-    return device
+def _parts_of(
+    prediction: Prediction,
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, list[float]]]:
+    """Maps of branches and levels at the anomaly map's side, float32 (n, S, S); and scores."""
+    height, width = prediction.anomaly_map.shape[-2:]
+    parts = {name: part.float() for name, part in prediction.parts.items()}
+    maps = {name: part for name, part in parts.items() if part.ndim == 4}
+    return (
+        {name: upsample(part, (height, width))[:, 0].cpu().numpy() for name, part in maps.items()},
+        {name: part.tolist() for name, part in parts.items() if part.ndim == 1},
+    )
 
 
 def load(

@@ -1,10 +1,11 @@
 """All that crosses rooms. Shapes are checked once, here.
 
-B images, H W pixels, L patches, D width, P prefix tokens, h w patch grid, E pooled width
+B images, H W pixels, L patches, D width, P prefix tokens, h w patch grid, E other widths
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -72,7 +73,9 @@ class Prediction:
     """What a detector says of a batch.
 
     score: float (B,), higher = more anomalous. anomaly_map: float (B, 1, H, W).
-    reconstruction: float (B, 3, H, W) in 0..1. parts: named maps or scores of levels and branches.
+    reconstruction: float (B, 3, H, W) in 0..1. parts: maps (B, 1, h, w) and scores (B,) of
+    branches and levels, for figures; the first word of a name is the branch, such as `text_map`,
+    `text_block_5` and `text_score`.
     """
 
     score: Tensor
@@ -91,6 +94,73 @@ class Prediction:
             expected = (count, 3, *shape[2:])
             got = tuple(self.reconstruction.shape)
             _require(got == expected, f"reconstruction {expected}", got)
+        for name, part in self.parts.items():
+            got = tuple(part.shape)
+            fits = got == (count,) or (len(got) == 4 and got[:2] == (count, 1))
+            _require(fits, f"part {name!r} ({count},) or ({count}, 1, h, w)", got)
+
+
+@dataclass(frozen=True, slots=True)
+class Triple:
+    """What a detector shows of a batch, as three pictures: the image, its map, how healthy looks.
+
+    image, anomaly_map, reconstruction: float (B, 3, H, W) in 0..1 each.
+    """
+
+    image: Tensor
+    anomaly_map: Tensor
+    reconstruction: Tensor
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.image.shape)
+        _require(self.image.ndim == 4 and shape[1] == 3, "image of shape (B, 3, H, W)", shape)
+        for name, picture in zip(self.names(), self.pictures, strict=True):
+            got = tuple(picture.shape)
+            _require(got == shape, f"{name} {shape} as the image", got)
+            _require(picture.is_floating_point(), f"a floating-point {name}", picture.dtype)
+        _require(len(self.ids) == shape[0], f"{shape[0]} ids", len(self.ids))
+
+    @staticmethod
+    def names() -> tuple[str, str, str]:
+        """What the three pictures are called, in their order."""
+        return "image", "anomaly_map", "reconstruction"
+
+    @property
+    def pictures(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three of them, in the order of `names`."""
+        return self.image, self.anomaly_map, self.reconstruction
+
+    @classmethod
+    def of(
+        cls,
+        batch: Batch,
+        prediction: Prediction,
+        map_range: tuple[float, float] = (0.0, 1.0),
+    ) -> Self:
+        """The triple of a prediction.
+
+        map_range: the map's values that become black and white; the same for every image, so that
+        "nothing found" stays black. Raises ValueError for a prediction without reconstruction, for
+        one at another size than the batch, and for an empty range.
+        """
+        low, high = map_range
+        _require(low < high, "a map_range of two values, the lower one first", map_range)
+        if prediction.reconstruction is None:
+            raise ValueError(
+                "expected a prediction with a reconstruction, got none; use a method that makes "
+                "one: qfae or autoencoder."
+            )
+        scaled = ((prediction.anomaly_map - low) / (high - low)).clamp(0.0, 1.0)
+        return cls(
+            image=batch.image,
+            anomaly_map=scaled.expand(-1, 3, -1, -1),
+            reconstruction=prediction.reconstruction,
+            ids=batch.ids,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +187,27 @@ class Features:
             patches.transpose(1, 2).unflatten(2, grid)
             for patches, grid in zip(self.patches, self.grids, strict=True)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Vectors of a batch's images that a figure shows as points.
+
+    vectors: (B, E), one of each image, or (B, L, E) of a square of patches, row-major. figure,
+    row, column: where they are shown. series: their kind, where one place shows several.
+    """
+
+    figure: str
+    row: str
+    column: str
+    vectors: Tensor
+    series: str = ""
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.vectors.shape)
+        _require(len(shape) in (2, 3), "vectors (B, E) or (B, L, E)", shape)
+        if len(shape) == 3:
+            _require(math.isqrt(shape[1]) ** 2 == shape[1], "a square of L patches", shape[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scanomaly.backbones.base import TokenHook
 from scanomaly.backbones.clip import Clip, ClipText, ClipVision, build_clip, tokenize
 from scanomaly.config.backbones import ClipConfig
 from scanomaly.methods.base import Detector
@@ -99,7 +100,7 @@ def test_a_run_refuses_what_cannot_be(clip: Clip, image: Tensor) -> None:
 def test_it_stops_after_the_last_block_that_is_needed(clip: Clip, image: Tensor) -> None:
     run: list[int] = []
     for index, block in enumerate(clip.vision.network.transformer.resblocks):
-        block.register_forward_hook(lambda *_, index=index: run.append(index))
+        block.mlp.register_forward_hook(lambda *_, index=index: run.append(index))
     features = clip.vision.extract(image, [0, 2])
     assert run == [0, 1, 2]
     assert features.pooled is None
@@ -228,6 +229,30 @@ def test_a_hook_replaces_rows_of_the_sentence(clip: Clip) -> None:
     assert not any(p.requires_grad or p.grad is not None for p in text.parameters())
 
 
+def _adding(block: int, tokens: Tensor) -> Tensor:
+    return torch.cat([tokens[:, :1], tokens[:, 1:2] + block, tokens[:, 2:]], dim=1)
+
+
+@pytest.mark.parametrize("hook", [None, _adding])
+def test_rows_behind_a_beginning_equal_those_of_a_whole_sentence(
+    clip: Clip, hook: TokenHook | None
+) -> None:
+    """Beginnings of 6 and of 4 rows; what pads the second is seen by nobody."""
+    text = clip.text
+    first, behind = torch.randn(2, 6, 8, requires_grad=True), torch.randn(3, 2, 5, 8)
+    live = torch.tensor([6, 4])[:, None] > torch.arange(6)
+    found = text.resume(behind, text.begin(first, live, after_block=hook))
+    assert found.shape == behind.shape
+    for sentence, length in enumerate((6, 4)):
+        same = first[sentence, :length].expand(3, -1, -1)
+        whole = text.run(torch.cat([same, behind[:, sentence]], dim=1), after_block=hook)
+        _close(found[:, sentence], whole[:, length:])
+    (gradient,) = torch.autograd.grad(found.square().sum(), first)
+    assert not gradient[1, 4:].any()
+    assert gradient[0].abs().amax(dim=1).min() > 1e-4
+    assert gradient[1, :4].abs().amax(dim=1).min() > 1e-4
+
+
 def test_a_detector_saves_neither_tower(clip: Clip) -> None:
     detector = nn.ModuleDict({"vision": clip.vision, "text": clip.text, "head": nn.Linear(2, 2)})
     assert Detector.frozen(detector) == list(clip)  # type: ignore[arg-type]
@@ -238,6 +263,9 @@ def test_a_detector_saves_neither_tower(clip: Clip) -> None:
 def test_sentences_that_cannot_be(clip: Clip) -> None:
     with pytest.raises(ValueError, match="expected at most 77 tokens, got 78"):
         clip.text.run(torch.zeros(1, 78, 8))
+    beginning = clip.text.begin(torch.zeros(1, 70, 8), torch.ones(1, 70, dtype=torch.bool))
+    with pytest.raises(ValueError, match="expected at most 77 tokens, got 78"):
+        clip.text.resume(torch.zeros(1, 1, 8, 8), beginning)
     with pytest.raises(ValueError, match=r"expected an end token \(49407\) in every row of ids"):
         clip.text.encode(torch.ones(1, 77, dtype=torch.int64))
 
@@ -283,6 +311,8 @@ def test_bf16_weights_give_bf16_features_under_any_autocast(clip: Clip, image: T
         assert (found.float() - expected).norm() / expected.norm() < 0.04
     assert [tower.fingerprint() for tower in clip] == fingerprints
     assert text.run(torch.zeros(1, 5, 8)).dtype == torch.bfloat16  # fp32 prompts
+    beginning = text.begin(torch.zeros(1, 5, 8), torch.ones(1, 5, dtype=torch.bool))
+    assert text.resume(torch.zeros(2, 1, 3, 8), beginning).dtype == torch.bfloat16
 
 
 def test_hooks_run_under_the_callers_autocast(clip: Clip, image: Tensor) -> None:

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from scanomaly.config.data import DataConfig
+from scanomaly.config.experiment import RUN_FORMAT
 from scanomaly.config.qfae import QFAEConfig
-from scanomaly.config.run import CONFIGS, RUN_FORMAT, Run, backbone_names, load_run
+from scanomaly.config.run import CONFIGS, Run, backbone_names, load_run
 from scanomaly.errors import CheckpointError, ConfigError
 from scanomaly.files import DiskError
 from scanomaly.presets import PRESETS, preset

@@ -129,6 +129,24 @@ def test_the_batch_an_image_comes_in_changes_nothing(fitted, images):
     torch.testing.assert_close(together.anomaly_map, anomaly_map, rtol=1e-3, atol=1e-5)
 
 
+def test_embeddings_are_finite_and_those_of_each_image_alone(fitted, images):
+    """A method that has none says so with ConfigError when figures are asked for."""
+    if type(fitted.detector).embeddings is Detector.embeddings:
+        return
+    together = fitted.detector.embeddings(batch_of(images))
+    alone = [fitted.detector.embeddings(batch_of(image[None])) for image in images]
+    places = [(one.figure, one.row, one.column, one.series) for one in together]
+    assert places
+    assert len(set(places)) == len(places)
+    for index, found in enumerate(together):
+        assert found.vectors.isfinite().all()
+        assert not found.vectors.requires_grad
+        expected = torch.cat([embeddings[index].vectors for embeddings in alone])
+        torch.testing.assert_close(found.vectors, expected, rtol=1e-3, atol=1e-4)
+    for embeddings in alone:
+        assert [(one.figure, one.row, one.column, one.series) for one in embeddings] == places
+
+
 def test_predict_changes_no_state_and_repeats_itself(fitted, images):
     state = {key: value.clone() for key, value in fitted.detector.state_dict().items()}
     first, second = fitted.predict(images), fitted.predict(images)

@@ -22,7 +22,7 @@ from scanomaly.data.phantom import (
     write_styles,
 )
 from scanomaly.data.phantom.captions import FACTS
-from scanomaly.data.phantom.dataset import MANIFEST, UNFINISHED
+from scanomaly.data.phantom.dataset import MANIFEST, OPTIONS, UNFINISHED
 from scanomaly.data.phantom.simulate import DATA_SET, PRE_TRAINING
 from scanomaly.data.phantom.styles import canvas, chest, ct, oct, tissue
 from scanomaly.data.splits import few_shot, leave_one_out
@@ -225,6 +225,10 @@ class TestStyles:
         assert len({float(rng.random()) for rng in draws}) == len(draws)
 
 
+def contents_of(root: Path) -> dict[Path, bytes]:
+    return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
 def manifests_of(root: Path) -> dict[str, Manifest]:
     return {manifest.dataset: manifest for manifest in read_manifests(root)}
 
@@ -284,11 +288,7 @@ class TestFolders:
     def test_same_seed_same_folder(self, sets: Path, tmp_path: Path) -> None:
         own = sets / "Retinal_OCT"
         write_style(tmp_path / "again", STYLES["oct"], patients=PATIENTS, seed=2, slices=SLICES)
-        contents = [
-            {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-            for root in (own, tmp_path / "again")
-        ]
-        assert contents[0] == contents[1]
+        assert contents_of(own) == contents_of(tmp_path / "again")
 
     def test_progress_counts_patients_of_all_styles(self, tmp_path: Path) -> None:
         seen: list[tuple[int, int]] = []
@@ -299,16 +299,41 @@ class TestFolders:
         write_styles(tmp_path, ("ct", "oct"), patients=6, seed=0, slices=1, progress=note)
         assert seen == [(k, 12) for k in range(1, 13)]
 
-    def test_an_interrupted_style_is_done_again(self, tmp_path: Path) -> None:
+    def test_the_same_call_goes_on_after_an_interruption(self, tmp_path: Path) -> None:
+        """Finished styles stay, the unfinished one is done again, the others follow."""
+
         def stop(done: int, total: int) -> None:
             if done == 8:
                 raise KeyboardInterrupt
 
-        numbers = {"patients": 6, "seed": 0, "slices": 1}
+        broken, clean = tmp_path / "broken", tmp_path / "clean"
+        names, numbers = ("oct", "ct", "chest"), {"patients": 6, "seed": 0, "slices": 1}
         with pytest.raises(KeyboardInterrupt):
-            write_styles(tmp_path, ("oct", "ct"), progress=stop, **numbers)
-        assert (tmp_path / "Abdominal_CT" / UNFINISHED).exists()
+            write_styles(broken, names, progress=stop, **numbers)
+        assert (broken / "Abdominal_CT" / UNFINISHED).exists()
+        assert not (broken / "Chest_Radiograph").exists()
+        finished = broken / "Retinal_OCT" / MANIFEST
+        written_at = finished.stat().st_mtime_ns
+        seen: list[tuple[int, int]] = []
+        found = write_styles(broken, names, progress=lambda *count: seen.append(count), **numbers)
+        assert finished.stat().st_mtime_ns == written_at
+        assert seen == [(k, 18) for k in range(6, 19)]
+        assert found == [broken / STYLES[name].name / MANIFEST for name in names]
+        write_styles(clean, names, **numbers)
+        assert contents_of(broken) == contents_of(clean)
+
+    def test_a_style_whose_last_file_was_being_written_is_done_again(self, tmp_path: Path) -> None:
+        numbers = {"patients": 6, "seed": 0, "slices": 1}
+        (manifest,) = write_styles(tmp_path, ("ct",), **numbers)
+        manifest.with_name(UNFINISHED).touch()
+        manifest.write_text("half of it")
         write_styles(tmp_path, ("ct",), **numbers)
+        assert not manifest.with_name(UNFINISHED).exists()
+        assert len({row.patient for row in read_manifests(tmp_path)[0]}) == 6
+
+    def test_more_styles_may_follow(self, tmp_path: Path) -> None:
+        for names in (("oct",), ("ct",), ("ct", "oct")):
+            write_styles(tmp_path, names, patients=6, seed=0, slices=1)
         assert len(read_manifests(tmp_path)) == 2
 
 
@@ -326,9 +351,42 @@ class TestRefusals:
             write_styles(tmp_path, ("oct",), patients=6, seed=0)
         assert [path.name for path in tmp_path.iterdir()] == [held]
 
-    def test_a_complete_style_is_not_written_over(self, sets: Path) -> None:
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            ({"patients": 7}, r"\(patients 8, not 7\)"),
+            ({"seed": 3}, r"\(seed 2, not 3\)"),
+            (
+                {"slices": 1, "contrasts": ("T1",)},
+                r"\(slices 2, not 1; contrasts .*, not \['T1'\]\)",
+            ),
+        ],
+    )
+    def test_styles_with_other_options_are_left_alone(
+        self, sets: Path, changed: dict[str, object], said: str
+    ) -> None:
+        before = contents_of(sets)
+        options = {"patients": PATIENTS, "seed": 2, "slices": SLICES, **changed}
+        with pytest.raises(PhantomError, match=rf"other options {said}; repeat those to go on, or"):
+            write_styles(sets, ("brain", "ct"), **options)
+        assert contents_of(sets) == before
+
+    def test_a_style_whose_options_nobody_knows_is_left_alone(self, tmp_path: Path) -> None:
+        write_style(tmp_path / "Abdominal_CT", STYLES["ct"], patients=6, seed=0, slices=1)
         with pytest.raises(PhantomError, match="already holds Abdominal_CT"):
-            write_styles(sets, ("ct",), patients=6, seed=0)
+            write_styles(tmp_path, ("ct",), patients=6, seed=0, slices=1)
+
+    def test_damaged_options_are_named(self, tmp_path: Path) -> None:
+        (tmp_path / OPTIONS).write_text("{")
+        with pytest.raises(
+            PhantomError, match=rf"{OPTIONS} is damaged \(.*\); give another folder"
+        ):
+            write_styles(tmp_path, ("ct",), patients=6, seed=0)
+
+    def test_too_few_patients_claim_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(PhantomError, match=r"at least 6 patients.*got 5"):
+            write_styles(tmp_path / "new", ("ct",), patients=5, seed=0)
+        assert not (tmp_path / "new").exists()
 
     def test_a_file_instead_of_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
@@ -347,17 +405,17 @@ class TestCommand:
         refused(r"styles must be some of .* got \['mri'\]", *words, "--styles", "mri")
 
     def test_all_styles(self, command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        asked: list[tuple[str, ...]] = []
+        asked: list[tuple[object, ...]] = []
 
         def write(out: Path, styles: list[str], **others: object) -> list[Path]:
-            asked.append((*styles, str(others["patients"]), *others["contrasts"]))
+            asked.append((*styles, others["patients"], others["slices"], *others["contrasts"]))
             return [out / "first", out / "second"]
 
         monkeypatch.setattr("scanomaly.data.phantom.write_styles", write)
-        words = ["--patients", 7, "--styles", "all", "--contrast", "T1"]
+        words = ["--patients", 7, "--slices", 3, "--styles", "all", "--contrast", "T1"]
         done = command("phantom", tmp_path, *words)
         assert done.out == f"phantom: {tmp_path}/first\nphantom: {tmp_path}/second\n"
-        assert asked == [("all", "7", "T1")]
+        assert asked == [("all", 7, 3, "T1")]
 
     def test_all_means_every_style(self, tmp_path: Path) -> None:
         pytest.importorskip("nilearn")

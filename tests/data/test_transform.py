@@ -34,12 +34,15 @@ def bilinear(array, size):
     return result
 
 
-def nearest(array, size):
-    """Slow plain nearest resize, rounding down."""
+def nearest(array, size, offset=0.0):
+    """Slow plain nearest resize; offset: where in an output pixel the input is looked up."""
     rows, columns = array.shape
     return np.array(
         [
-            [array[r * rows // size[0], c * columns // size[1]] for c in range(size[1])]
+            [
+                array[int((r + offset) * rows / size[0]), int((c + offset) * columns / size[1])]
+                for c in range(size[1])
+            ]
             for r in range(size[0])
         ]
     )
@@ -118,14 +121,28 @@ def test_map_of_another_side():
         geometry.to_input_grid(np.zeros((9, 9)))
 
 
-def test_masks_take_the_nearest():
-    _, geometry = prepare(COLOUR, InputSpec(side=24))
+@pytest.mark.parametrize(("library", "offset"), [("torchvision", 0.0), ("pillow", 0.5)])
+@pytest.mark.parametrize("side", [24, 96])
+def test_masks_take_the_nearest_as_the_library_counts(library, offset, side):
+    spec = InputSpec(side=side, library=library)
+    _, geometry = prepare(COLOUR, spec)
     mask = RANDOM.random((40, 28)) > 0.7
-    moved = prepare_mask(mask, geometry)
+    moved = prepare_mask(mask, geometry, spec)
     assert moved.dtype == torch.bool
-    np.testing.assert_array_equal(moved[0].numpy(), nearest(mask, (24, 24)))
+    assert moved.shape == (1, side, side)
+    np.testing.assert_array_equal(moved[0].numpy(), nearest(mask, (side, side), offset))
     with pytest.raises(ValueError, match=r"size \(40, 28\), got \(28, 40\)"):
-        prepare_mask(mask.T, geometry)
+        prepare_mask(mask.T, geometry, spec)
+
+
+def test_masks_of_mvfa_and_iqe_clip_are_resized_as_published():
+    """Source: spec mvfa section 1: Pillow, mode L, nearest."""
+    spec = InputSpec(side=240, interpolation="bicubic", library="pillow")
+    mask = RANDOM.random((512, 300)) > 0.5
+    _, geometry = prepare(np.zeros((512, 300, 3), np.uint8), spec)
+    published = Image.fromarray(mask.astype(np.uint8) * 255).resize((240, 240), 0)
+    moved = prepare_mask(mask, geometry, spec)[0].numpy()
+    np.testing.assert_array_equal(moved, np.asarray(published) > 127)
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +173,9 @@ def test_liver_mask_and_map_follow_the_image(liver):
         source, target = liver_boxes(grey)
         organ[source.slices] = True
         for side in (224, 112):
-            _, geometry = prepare(
-                np.repeat(grey[..., None], 3, axis=2), InputSpec(side=side), "liver_roi"
-            )
-            moved = prepare_mask(organ, geometry)[0].numpy()
+            spec = InputSpec(side=side)
+            _, geometry = prepare(np.repeat(grey[..., None], 3, axis=2), spec, "liver_roi")
+            moved = prepare_mask(organ, geometry, spec)[0].numpy()
             scale = side / 224
             assert moved.sum() == pytest.approx(target.height * target.width * scale**2, rel=0.03)
             back = geometry.to_input_grid(moved.astype(np.float32))
@@ -171,7 +187,8 @@ def test_liver_mask_and_map_follow_the_image(liver):
 def test_liver_mask_without_scaling_is_a_shift():
     grey = np.zeros((60, 50), dtype=np.uint8)
     grey[10:31, 20:33] = 9
-    _, geometry = prepare(np.repeat(grey[..., None], 3, 2), InputSpec(side=224), "liver_roi")
+    spec = InputSpec(side=224)
+    _, geometry = prepare(np.repeat(grey[..., None], 3, 2), spec, "liver_roi")
     assert geometry == Geometry(
         size=(60, 50),
         side=224,
@@ -182,7 +199,7 @@ def test_liver_mask_without_scaling_is_a_shift():
     mask = np.zeros((60, 50), dtype=np.bool_)
     mask[12, 25] = True
     mask[0, 0] = True
-    assert prepare_mask(mask, geometry).nonzero().tolist() == [[0, 103, 110]]
+    assert prepare_mask(mask, geometry, spec).nonzero().tolist() == [[0, 103, 110]]
     spot = np.zeros((224, 224), dtype=np.float32)
     spot[103, 110] = spot[0, 0] = 1
     assert np.argwhere(geometry.to_input_grid(spot)).tolist() == [[12, 25]]

@@ -56,12 +56,23 @@ def test_a_branch_without_a_range_says_nothing(detector):
 def test_the_paper_takes_ranges_from_the_test_set(detector):
     images = random_images(5, seed=2)
     batches = [Batch(image[None], ("x",)) for image in images]
-    detector.use_ranges_of(batches)
-    together = detector.predict(Batch(images, ("x",) * 5))
+    fitted = detector.branch_ranges.clone()
+    with detector.scaled_to(batches):
+        together = detector.predict(Batch(images, ("x",) * 5))
+    assert torch.equal(detector.branch_ranges, fitted)
     assert together.score.min().item() == pytest.approx(0, abs=1e-5)
     assert together.score.max().item() == pytest.approx(1, abs=1e-5)
     assert together.anomaly_map.max().item() == pytest.approx(1, abs=1e-5)
     assert detector.paper == PaperProtocol(ranges_from_test=True, chosen_on_test=True)
+
+
+def test_a_broken_test_image_leaves_the_fitted_ranges(detector):
+    fitted = detector.branch_ranges.clone()
+    with pytest.raises(ValueError, match="got none"), detector.scaled_to([]):
+        pass
+    with pytest.raises(ZeroDivisionError), detector.scaled_to([Batch(random_images(1), ("x",))]):
+        raise ZeroDivisionError
+    assert torch.equal(detector.branch_ranges, fitted)
 
 
 def test_images_are_resized_as_published(detector):

@@ -286,12 +286,16 @@ def test_score_options(weights):
         for image in ("patch_mean", "map_mean", "map_max")
     }
     raw = scores["map_max"]
-    text, query = raw["text"], raw["query"]
+    text, query = raw["text_map"], raw["query_map"]
     torch.testing.assert_close(raw["map"], 0.2 * text + 0.8 * query)
     torch.testing.assert_close(raw["score"], raw["map"].amax(dim=(1, 2, 3)))
     means = text.mean(dim=(1, 2, 3)) + query.mean(dim=(1, 2, 3))
     torch.testing.assert_close(scores["map_mean"]["score"], means)
     assert (scores["patch_mean"]["score"] / means - 2).abs().max() < 0.5  # two levels, summed
+    torch.testing.assert_close(raw["query_score"], query.amax(dim=(1, 2, 3)))
+    for image in ("patch_mean", "map_mean"):
+        both = sum(scores[image][f"{branch}_score"] for branch in BRANCHES)
+        torch.testing.assert_close(both, scores[image]["score"])
 
 
 def test_level_maps_are_linear_unless_told_otherwise(weights):
@@ -315,11 +319,29 @@ def test_parts_are_both_branches_and_every_level(weights):
     detector = tiny(weights)
     parts = detector.predict(batch_of(random_images(2))).parts
     levels = {f"{branch}_block_{block}" for branch in BRANCHES for block in (1, 3)}
-    assert parts.keys() == {*BRANCHES, *levels}
+    whole = {f"{branch}_{what}" for branch in BRANCHES for what in ("map", "score")}
+    assert parts.keys() == whole | levels
     for branch in BRANCHES:
         both = [parts[f"{branch}_block_{block}"] for block in (1, 3)]
-        torch.testing.assert_close(parts[branch], torch.stack(both).mean(dim=0))
-        assert parts[branch].shape == (2, 1, SIDE, SIDE)
+        torch.testing.assert_close(parts[f"{branch}_map"], torch.stack(both).mean(dim=0))
+        assert parts[f"{branch}_map"].shape == (2, 1, SIDE, SIDE)
+        assert parts[f"{branch}_score"].shape == (2,)
+
+
+def test_embeddings_are_what_patches_are_compared_with(weights):
+    detector = tiny(weights, temperature="none").eval()
+    batch = batch_of(random_images(2))
+    found = {(e.row, e.column, e.series): e.vectors for e in detector.embeddings(batch)}
+    with torch.no_grad():
+        observation = detector.observe(batch.image)
+        logits = detector.compare(observation)
+    for index, column in enumerate(("block 1", "block 3")):
+        assert torch.equal(found["frozen CLIP", column, ""], observation.patches[index])
+        patches = torch.nn.functional.normalize(found["adapted", column, ""], dim=-1)
+        for branch in BRANCHES:
+            both = [found["embeddings", column, f"{branch} {s}"] for s in ("normal", "abnormal")]
+            unit = torch.nn.functional.normalize(torch.stack(both, dim=1), dim=-1)
+            torch.testing.assert_close(patches @ unit.transpose(1, 2), logits[branch][index])
 
 
 OPTIONS = FitOptions(

@@ -336,6 +336,23 @@ def test_parts_are_both_branches_and_every_level(few, tmp_path):
         torch.testing.assert_close(raw[f"{branch}_map"], levels / 2)
 
 
+def test_embeddings_are_those_of_clip_alone_and_the_bottlenecks(few, tmp_path):
+    fitted(few, tmp_path)
+    batch = batch_of(random_images(2, seed=3))
+    found = {(e.row, e.column): e.vectors for e in few.embeddings(batch)}
+    with torch.no_grad():
+        plain = few.vision.extract(batch.image, (1, 3)).patches
+        levels = few.levels(few.first_tokens(batch.image))
+    for index, column in enumerate(("block 1", "block 3")):
+        assert torch.equal(found["frozen CLIP", column], plain[index])
+        for head, row in (("seg", "adapted, segmentation"), ("det", "adapted, detection")):
+            assert torch.equal(found[row, column], levels[head][index][:, 1:])
+    assert len(found) == 6
+    with torch.no_grad():
+        mixed = few.vision.run(few.first_tokens(batch.image), (3,), first=2).patches[0]
+    assert torch.equal(found["frozen CLIP", "block 3"], mixed), "no adapter in between"
+
+
 def variant(weights: object, tmp_path: Path, **fields: object) -> MVFA:
     torch.manual_seed(0)
     config = few_shot_mvfa(weights)
@@ -393,6 +410,21 @@ def test_the_bank_may_keep_patches_only(weights, tmp_path):
     for ours, theirs in zip(patches.banks, everything.banks, strict=True):
         assert torch.equal(ours.tokens, theirs.tokens[:, 1:])
         assert torch.equal(ours.owner, theirs.owner)
+
+
+def test_a_bank_in_fp16_is_saved_and_scores_almost_the_same(weights, tmp_path):
+    small = variant(weights, tmp_path / "fp16", bank_precision="fp16")
+    exact = variant(weights, tmp_path / "fp32")
+    for ours, theirs in zip(small.banks, exact.banks, strict=True):
+        assert ours.tokens.nbytes * 2 == theirs.tokens.nbytes
+    batch = batch_of(random_images(2, seed=4))
+    found, expected = small.predict(batch).parts, exact.predict(batch).parts
+    torch.testing.assert_close(found["few_map"], expected["few_map"], rtol=0.02, atol=0.02)
+    run = Run(preset="tiny", source="tests", method="mvfa", config=small.config)
+    save_detector(small, run, tmp_path)
+    loaded, _ = load_detector(tmp_path)
+    assert loaded.banks[0].tokens.dtype == torch.float16
+    assert torch.equal(loaded.predict(batch).score, small.predict(batch).score)
 
 
 def test_the_criterion_is_asked_of_a_detector_that_is_ready(few, tmp_path):

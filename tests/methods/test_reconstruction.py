@@ -24,13 +24,14 @@ from methods.tiny_detectors import (
 from scanomaly.backbones import build_backbone
 from scanomaly.backbones.base import Backbone
 from scanomaly.backbones.vit import VisionTransformerBackbone
+from scanomaly.checkpoint import fill
 from scanomaly.config.backbones import BackboneConfig
 from scanomaly.config.fit import FitOptions
 from scanomaly.config.qfae import DecoderConfig, QFAEConfig
-from scanomaly.errors import ConfigError
+from scanomaly.errors import CheckpointError, ConfigError
 from scanomaly.maps import IMAGE_SCORES, PIXEL_MAPS
 from scanomaly.methods import QFAE, Autoencoder, reconstruction
-from scanomaly.methods.reconstruction import LEAST_SPREAD, TokenEncoder
+from scanomaly.methods.token_encoder import LEAST_SPREAD, TokenEncoder
 from scanomaly.records import Features
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -258,6 +259,32 @@ def test_a_mirrored_image_counts_as_much_as_the_image(weights):
     torch.testing.assert_close(found.anomaly_map, expected)
     torch.testing.assert_close(found.reconstruction, there.reconstruction)
     assert (there.score - back.score).abs().max() > 1e-6
+
+
+def relative(config: QFAEConfig) -> QFAEConfig:
+    return config.model_copy(update={"score": config.score.model_copy(update={"relative": True})})
+
+
+def test_a_warm_start_brings_no_expectation(offline, weights, tmp_path):
+    detector = QFAE.build(relative(offline_qfae(weights)))
+    fill(detector, offline.fitted_state(), tmp_path, leave=detector.always_fitted)
+    state = detector.fitted_state()
+    assert all(torch.equal(state[name], value) for name, value in offline.fitted_state().items())
+    with pytest.raises(CheckpointError, match=r"missing \['expected_score"):
+        fill(detector, offline.fitted_state(), tmp_path)
+
+
+def test_a_relative_score_is_a_multiple_of_the_expected_one(weights, tmp_path):
+    torch.manual_seed(0)
+    detector = QFAE.build(relative(offline_qfae(weights)))
+    detector.fit(Images(random_images(8)), options=OPTIONS, run_dir=tmp_path)
+    found = detector.predict(batch_of(random_images(2)))
+    expected = detector.expected_score(found.reconstruction)
+    assert (expected != 1).all()
+    detector.expected_score.reset()
+    plain = detector.predict(batch_of(random_images(2)))
+    torch.testing.assert_close(found.score, plain.score / expected)
+    torch.testing.assert_close(found.anomaly_map, plain.anomaly_map / expected.view(2, 1, 1, 1))
 
 
 def test_the_plain_autoencoder_draws_the_patches_of_the_tapped_block(weights):

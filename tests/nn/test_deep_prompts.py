@@ -30,7 +30,7 @@ class Tower(nn.Module):
         super().__init__()
         self.state, self.ids = state, ids.tolist()
         self.positions = state["positional_embedding"]
-        self.longest = 0
+        self.longest = self.begun = 0
         depth = 1 + max(int(k.split(".")[2]) for k in state if k.startswith("transformer."))
         self.blocks = nn.ModuleList(self._layer(index) for index in range(depth))
         self.eval()
@@ -55,6 +55,21 @@ class Tower(nn.Module):
             if after_block is not None:
                 sequence = after_block(index, sequence)
         return sequence
+
+    def begin(self, sequence, live, *, after_block):
+        self.begun += 1
+        return sequence, live, after_block
+
+    def resume(self, rows, beginning):
+        """Every sentence of every image alone, from its first row on."""
+        sequence, live, after_block = beginning
+        found = torch.zeros_like(rows)
+        for image in range(rows.shape[0]):
+            for index, behind in enumerate(rows[image]):
+                whole = torch.cat([sequence[index][live[index]], behind])[None]
+                read = self.run(whole, after_block=after_block)
+                found[image, index] = read[0, -len(behind) :]
+        return found
 
     def finish(self, rows):
         scale, shift = self.state["ln_final.weight"], self.state["ln_final.bias"]
@@ -159,6 +174,38 @@ def test_every_layer_gets_rows_of_its_own(golden):
             after = text(tower, table["in.class_tokens"])
             assert not torch.allclose(after, before, atol=1e-4), layer
             before = after
+
+
+def test_what_comes_before_the_class_tokens_is_computed_once(golden):
+    table = load_file(golden("iqe_text_deep1.safetensors"))
+    text, tower = published(table, "deep1")
+    for _ in range(2):
+        text(tower, table["in.class_tokens"])
+    assert tower.begun == 2  # with gradients, once a step
+    with torch.no_grad():
+        first = text(tower, table["in.class_tokens"])
+        assert_parity(first, table["out.text_features"])
+        torch.testing.assert_close(text(tower, table["in.class_tokens"][:1]), first[:1])
+        assert tower.begun == 3
+        text.prompts.norm.bias += 1.0
+        text.prompts.tokens[2] += 1.0
+        changed = text(tower, table["in.class_tokens"])
+        assert tower.begun == 4
+        assert not torch.allclose(changed, first, atol=1e-3)
+        text.prompts.load_state_dict(text.prompts.state_dict())
+        tower.positions = tower.positions.clone()  # as a tower that was cast or moved
+        text(tower, table["in.class_tokens"])
+        assert tower.begun == 5
+    text(tower, table["in.class_tokens"]).sum().backward()
+    assert text.prompts.tokens.grad is not None
+
+
+def test_a_model_that_was_loaded_for_inference_only_works_too(golden):
+    table = load_file(golden("iqe_text_deep1.safetensors"))
+    with torch.inference_mode():
+        text, tower = published(table, "deep1")
+        for _ in range(2):
+            assert_parity(text(tower, table["in.class_tokens"]), table["out.text_features"])
 
 
 @pytest.fixture

@@ -97,3 +97,24 @@ def test_a_saved_bank_fills_the_room_made_for_it(bank, tokens):
     other.load_state_dict(state)
     assert len(other) == 5
     assert torch.equal(other.distances(tokens), bank.distances(tokens))
+
+
+def test_in_fp16_a_bank_takes_half_the_bytes_and_distances_hardly_move():
+    generator = torch.Generator().manual_seed(2)
+    memory, tokens = (
+        torch.randn(6, 5, 768, generator=generator),
+        torch.randn(2, 9, 768, generator=generator),
+    )
+    tokens[0, :5] = memory[1] + 0.1 * tokens[0, :5]
+    exact, small = MemoryBank(), MemoryBank("fp16")
+    for bank in (exact, small):
+        bank.remember(memory, torch.arange(6))
+    assert small.tokens.nbytes * 2 == exact.tokens.nbytes
+    found, expected = small.distances(tokens), exact.distances(tokens)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=3e-5)
+    assert not torch.equal(found, expected)
+    other = MemoryBank("fp16")
+    other.make_room(small.tokens.shape, small.owner.shape)
+    other.load_state_dict(small.state_dict())
+    assert torch.equal(other.distances(tokens), found)

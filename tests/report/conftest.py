@@ -10,8 +10,9 @@ from scipy.ndimage import gaussian_filter
 
 from scanomaly.config.qfae import QFAEConfig
 from scanomaly.config.run import Run
-from scanomaly.evaluation import Evaluation, Panel, ScoredImage
+from scanomaly.evaluation import Evaluation
 from scanomaly.metrics import auroc_by_stratum, bin_names, bins_of, image_metrics, pixel_metrics
+from scanomaly.panels import Panel, ScoredImage
 
 IMAGES, SIDE, THRESHOLD = 80, 96, 1.2
 SIZES = (0, 5, 10, 20, 100)

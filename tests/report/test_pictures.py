@@ -11,7 +11,6 @@ from matplotlib import colormaps
 from PIL import Image
 
 from scanomaly.evaluation import Evaluation
-from scanomaly.report import pictures
 from scanomaly.report.html import report_html
 from scanomaly.report.pictures import (
     CONTOUR,
@@ -119,12 +118,10 @@ def test_png_is_lossless_and_grey_where_it_can_be() -> None:
     assert np.array_equal(np.asarray(second), grey[..., 0])
 
 
-def test_too_many_bytes_become_jpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_bytes_become_jpeg() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    monkeypatch.setattr(pictures, "BUDGET", 9000)
-    assert {uri.split(";")[0] for uri in encoded([noise])} == {"data:image/jpeg"}
-    monkeypatch.setattr(pictures, "BUDGET", 10)
-    assert len(encoded([noise, noise])) == 2
+    assert {uri.split(";")[0] for uri in encoded([noise], 9000)} == {"data:image/jpeg"}
+    assert len(encoded([noise, noise], 10)) == 2
 
 
 def test_nothing_to_encode() -> None:

@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scanomaly.evaluation import Evaluation, ScoredImage
+from scanomaly.evaluation import Evaluation
 from scanomaly.metrics import Estimate
+from scanomaly.panels import ScoredImage
 from scanomaly.report.html import report_html
 from scanomaly.report.markdown import report_markdown
 from scanomaly.report.tables import (

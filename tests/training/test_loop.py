@@ -2,9 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import torch
 from tiny_objective import OPTIONS, Pairs, fit, network, squared_error
 from torch import Tensor, nn
 
+from processes import run_script
 from scanomaly.config.fit import FitOptions
 from scanomaly.errors import FitError, FitInterrupted
 from scanomaly.records import Draw
@@ -68,6 +66,19 @@ def test_checkpoints_hold_trainable_tensors_and_logs_every_step(tmp_path):
     assert "train_loss" in rows[0]
     assert len(rows) == 1 + OPTIONS.epochs
     assert list((tmp_path / "logs" / "tensorboard").glob("events*"))
+
+
+def test_running_statistics_come_back_with_the_weights_that_were_kept(tmp_path):
+    """The last epochs are worse: their means must not stay beside the best epoch's weights."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    names = ("1.running_mean", "1.running_var", "1.num_batches_tracked")
+    asked = Objective(model, squared_error(model), Pairs(), Pairs(10, seed=1), statistics=names)
+    options = changed(learning_rate=0.5, patience=4, epochs=4)
+    history = optimise(asked, options, tmp_path)
+    best = history.validation_loss.index(min(history.validation_loss))
+    assert best < 3, "else the test says nothing"
+    assert model[1].num_batches_tracked == STEPS_PER_EPOCH * (best + 1)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -252,16 +263,7 @@ def test_an_error_in_the_loss_comes_out_as_it_is(tmp_path):
 def test_two_processes_give_the_weights_of_one(tmp_path):
     """Lightning starts the second process by running the script again."""
     expected, history = fit(tmp_path / "one")
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-    }
-    script = [sys.executable, tiny_objective.__file__, str(tmp_path / "two"), "2"]
-    done = subprocess.run(
-        script, env=environment, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(tiny_objective.__file__, tmp_path / "two", 2)
     found = torch.load(tmp_path / "two" / "weights.pt", weights_only=True)
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6, msg=name)

@@ -44,6 +44,47 @@ def test_published_learning_rate_and_beta1_of_every_step(golden):
     assert made["lr_scheduler"]["interval"] == "step"
 
 
+def test_published_warm_up_and_cosine_of_every_step(golden):
+    published = json.loads(golden("vqa_schedule.json").read_text())
+    total, rising = published["first_cycle_steps"], published["warmup_steps"]
+    options = FitOptions(
+        learning_rate=published["max_lr"],
+        optimiser="adamw",
+        schedule="warm_up_cosine",
+        warm_up=rising / total,
+    )
+    made = optimiser_and_schedule([nn.Parameter(torch.zeros(1))], options, total)
+    optimiser, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    used = []
+    for _ in range(total + 1):  # the published code would then begin another cycle
+        used.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    assert used == pytest.approx(published["lr"][: total + 1], rel=1e-9)
+    assert used[0] == used[-1] == pytest.approx(published["min_lr"])
+
+
+@pytest.mark.parametrize(("epochs", "warm_up"), [(1, 0.9), (2, 0.4), (3, 0.0)])
+def test_a_warm_up_of_few_steps_ends_before_the_cosine(epochs, warm_up):
+    options = FitOptions(schedule="warm_up_cosine", learning_rate=1e-3, warm_up=warm_up)
+    made = optimiser_and_schedule(parameter_groups(Model(), {"temperature": 0.01}), options, epochs)
+    rates = [group["lr"] for group in made["optimizer"].param_groups]
+    assert rates == pytest.approx([1e-3, 0.01])  # int(share * steps) is 0: it starts at the top
+
+
+def test_adamw_decays_every_parameter_and_adam_is_the_default():
+    groups = [nn.Parameter(torch.ones(2))]
+    options = FitOptions(
+        optimiser="adamw", learning_rate=0.1, weight_decay=0.05, schedule="constant"
+    )
+    made = optimiser_and_schedule(groups, options, 1)["optimizer"]
+    assert type(made) is torch.optim.AdamW
+    groups[0].grad = torch.zeros(2)
+    made.step()
+    assert groups[0].tolist() == pytest.approx([0.995, 0.995])
+    assert type(optimiser_and_schedule(groups, FitOptions(), 9)["optimizer"]) is torch.optim.Adam
+
+
 def test_a_constant_schedule_is_plain_adam_with_the_betas_asked_for():
     options = FitOptions(schedule="constant", betas=(0.5, 0.999), learning_rate=1e-3)
     model, plain = Model(), Model()

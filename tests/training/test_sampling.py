@@ -38,7 +38,7 @@ def test_ranks_and_micro_batches_share_each_global_batch(world, accumulate):
 
 
 def test_fewer_images_than_a_batch_is_an_error_with_the_remedy():
-    with pytest.raises(FitError, match=r"7 training images .* batch of 64; .*batch_size=7"):
+    with pytest.raises(FitError, match=r"7 training items .* batch of 64; .*batch_size=7"):
         EpochSampler(7, FitOptions())
 
 

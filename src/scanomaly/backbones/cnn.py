@@ -101,16 +101,23 @@ def stages_of(network: nn.Module) -> tuple[list[nn.Module], list[int]]:
 
     Raises ConfigError for a class whose trunk is not listed in TRUNKS.
     """
+    stages = stage_names(network)
+    modules = [nn.Sequential(*map(network.get_submodule, names)) for names, _ in stages]
+    return list(modules), [width for _, width in stages]
+
+
+def stage_names(network: nn.Module) -> list[tuple[list[str], int]]:
+    """As `stages_of`: the names of each stage's modules, and its channels."""
     kind = type(network).__name__
     if kind not in TRUNKS:
         raise ConfigError(f"expected one of {', '.join(TRUNKS)}, got a timm {kind}.")
-    stages: list[nn.Module] = []
-    pending: list[nn.Module] = []
+    stages: list[tuple[list[str], int]] = []
+    pending: list[str] = []
     information: Any = network.feature_info
-    ends = {stage["module"]: stage["num_chs"] for stage in information}
+    widths = {stage["module"]: stage["num_chs"] for stage in information}
     for name in TRUNKS[kind]:
-        pending.append(network.get_submodule(name))
-        if name in ends:
-            stages.append(nn.Sequential(*pending))
+        pending.append(name)
+        if name in widths:
+            stages.append((pending, widths[name]))
             pending = []
-    return stages, list(ends.values())
+    return stages

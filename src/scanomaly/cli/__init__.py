@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from scanomaly.cli import detectors, simulation, weights
+from scanomaly.cli import detectors, language, simulation, weights
 from scanomaly.cli.app import EVERYWHERE, FAILED, app
 from scanomaly.errors import ScanomalyError
 
@@ -47,4 +47,4 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (a defect of Scanomaly: --debug shows where)"
 
 
-__all__ = ["app", "detectors", "main", "simulation", "weights"]
+__all__ = ["app", "detectors", "language", "main", "simulation", "weights"]

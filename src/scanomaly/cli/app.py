@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from scanomaly import __version__
+from scanomaly.errors import ConfigError
 
+AnyRun = TypeVar("AnyRun")
 DISCLAIMER = "Research software, not a medical device."
 FAILED = 2
+PIPED_WIDTH = 400
+"""Of tables that go to a file or another program, so that none of their cells is cut."""
 """Exit code of everything that a user can act on."""
 ACCELERATORS = {"auto": None, "cuda": "gpu"}
 """Names of devices -> Lightning's names of accelerators, where they differ."""
@@ -47,6 +51,56 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Replace a field: config.…, data.… or fit.…, value as YAML."),
 ]
+
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="A run.yaml instead of a preset.")
+]
+PresetArgument = Annotated[
+    str | None, typer.Argument(metavar="PRESET", help="See `scanomaly presets`.")
+]
+DevicesOption = Annotated[int | None, typer.Option("--devices", help="How many devices train.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", help="Processes that decode images.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
+FitPrecisionOption = Annotated[
+    Literal["fp32", "bf16", "fp16"] | None,
+    typer.Option("--precision", help="Precision of training."),
+]
+FitDeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, gpu or mps.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")]
+
+
+def fit_fields(
+    devices: int | None, workers: int | None, seed: int | None, precision: str | None, device: str
+) -> dict[str, Any]:
+    """Fields of a run that options of every `fit` name; None where none was given."""
+    return {
+        "fit.devices": devices,
+        "fit.workers": workers,
+        "fit.seed": seed,
+        "fit.precision": precision,
+        "fit.accelerator": ACCELERATORS.get(device.partition(":")[0], device),
+    }
+
+
+def given_options(fields: Mapping[str, Any], assignments: list[str] | None) -> list[str]:
+    """Options as assignments, those of --set last."""
+    options = [f"{name}={value}" for name, value in fields.items() if value is not None]
+    return [*options, *(assignments or [])]
+
+
+def chosen_run(
+    name: str | None,
+    config: Path | None,
+    preset: Callable[[str], AnyRun],
+    load: Callable[[Path], AnyRun],
+) -> AnyRun:
+    """The run of a preset or of a file. Raises ConfigError unless exactly one is given."""
+    if (name is None) == (config is None):
+        raise ConfigError("expected a preset name or --config run.yaml, one of the two.")
+    return load(config) if config is not None else preset(str(name))
 
 
 def _show_version(asked: bool) -> None:
@@ -81,7 +135,7 @@ def _everywhere(
 def console() -> Any:
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 200, soft_wrap=True)
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, soft_wrap=True)
 
 
 @contextmanager

@@ -1,25 +1,35 @@
-"""The verbs of detectors: presets, fit, evaluate, predict."""
+"""The verbs of detectors: presets, fit, evaluate, predict, figures."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from scanomaly.cli.app import (
-    ACCELERATORS,
+    ConfigOption,
     DataOption,
     DatasetOption,
     DeviceOption,
+    DevicesOption,
+    FitDeviceOption,
+    FitPrecisionOption,
     PrecisionOption,
+    PresetArgument,
+    ResumeOption,
+    SeedOption,
     SetOption,
+    WorkersOption,
     app,
+    chosen_run,
     console,
+    fit_fields,
+    given_options,
     progress_bar,
 )
 from scanomaly.cli.reports import write_reports
-from scanomaly.errors import ConfigError, DataError
+from scanomaly.errors import DataError
 
 
 @app.command()
@@ -27,26 +37,24 @@ def presets() -> None:
     """Every named experiment, with its source."""
     from rich.table import Table
 
-    from scanomaly.presets import PRESETS, preset
+    from scanomaly.presets import PRESETS, VQA_PRESETS
 
     table = Table("preset", "method", "source", box=None, pad_edge=False)
-    for name in PRESETS:
-        run = preset(name)
+    for name, make in PRESETS.items():
+        run = make()
         table.add_row(name, run.method, run.source)
+    for name, ask in VQA_PRESETS.items():
+        table.add_row(name, "vqa", ask().source)
     console().print(table)
 
 
 @app.command()
 def fit(
     data: DataOption,
-    preset_name: Annotated[
-        str | None, typer.Argument(metavar="PRESET", help="See `scanomaly presets`.")
-    ] = None,
+    preset_name: PresetArgument = None,
     out: Annotated[Path, typer.Option("--out", help="Run folder to make.")] = Path("runs/run"),
     dataset: DatasetOption = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="A run.yaml instead of a preset.")
-    ] = None,
+    config: ConfigOption = None,
     assignments: SetOption = None,
     protocol: Annotated[
         Literal["honest", "paper"], typer.Option(help="paper: as published, said in the report.")
@@ -63,34 +71,28 @@ def fit(
     exclude_siblings: Annotated[
         bool, typer.Option("--exclude-siblings", help="zero-shot: nor sets of its modality.")
     ] = False,
-    devices: Annotated[int | None, typer.Option(help="How many devices train.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Precision of training.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
+    devices: DevicesOption = None,
+    workers: WorkersOption = None,
+    seed: SeedOption = None,
+    precision: FitPrecisionOption = None,
+    device: FitDeviceOption = "auto",
+    resume: ResumeOption = False,
 ) -> None:
     """Train a detector on a data set, and calibrate it."""
     from scanomaly import fitting
+    from scanomaly.config.run import load_run
     from scanomaly.data.manifest import read_manifest
     from scanomaly.evaluation import result_on_test
+    from scanomaly.presets import preset
 
-    given = {
-        "fit.devices": devices,
-        "fit.workers": workers,
-        "fit.seed": seed,
-        "fit.precision": precision,
-        "fit.accelerator": ACCELERATORS.get(device.partition(":")[0], device),
+    fields = fit_fields(devices, workers, seed, precision, device) | {
         "data.shots": shots,
         "data.support": support,
         "data.target": target,
         "data.exclude_siblings": exclude_siblings or None,
     }
-    options = [f"{name}={value}" for name, value in given.items() if value is not None]
-    plain = _resolve(preset_name, config).under(protocol)
-    run = plain.with_overrides([*options, *(assignments or [])])
+    plain = chosen_run(preset_name, config, preset, load_run).under(protocol)
+    run = plain.with_overrides(given_options(fields, assignments))
     result = result_on_test(lambda: read_manifest(data, dataset or target))
     manifest = fitting.read_training_data(run, data, dataset)
     fitted = fitting.fit(run, manifest, out, resume=resume, result_on_test=result)
@@ -148,10 +150,39 @@ def predict(
         raise DataError((several if len(failed) > 1 else "") + "\n".join(failed))
 
 
-def _resolve(name: str | None, config: Path | None) -> Any:
-    from scanomaly.config.run import load_run
-    from scanomaly.presets import preset
+@app.command()
+def figures(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: DataOption,
+    dataset: DatasetOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where they go; RUN/figures without it.")
+    ] = None,
+    split: Annotated[
+        Literal["valid", "train"], typer.Option(help="Labelled images of it are shown.")
+    ] = "valid",
+    patches: Annotated[
+        bool, typer.Option("--patches", help="Points are patches, by their masks; not images.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Same seed, same points.")] = 0,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+) -> None:
+    """Draw t-SNE of features before and after adaptation; never of the test split."""
+    from scanomaly.data.manifest import read_manifest
+    from scanomaly.figures import write_figures
+    from scanomaly.inference import load
 
-    if (name is None) == (config is None):
-        raise ConfigError("expected a preset name or --config run.yaml, one of the two.")
-    return load_run(config) if config is not None else preset(str(name))
+    fitted = load(run, device=device, precision=precision)
+    manifest = read_manifest(data, dataset or fitted.run.data.target)
+    with progress_bar("projecting") as progress:
+        written = write_figures(
+            fitted,
+            manifest,
+            out or run / "figures",
+            split=split,
+            kind="patches" if patches else "images",
+            seed=seed,
+            progress=progress,
+        )
+    typer.echo("\n".join(f"figure: {path}" for path in written))

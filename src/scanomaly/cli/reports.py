@@ -21,6 +21,29 @@ def write_reports(evaluation: Any, run: Path) -> None:
         for name, estimate in getattr(evaluation, kind).items():
             beside = None if honest is None else getattr(honest, kind)[name]
             typer.echo(f"{kind} {name}: {_words(estimate)}{_gap(estimate, beside)}")
+    _end(evaluation, report)
+
+
+def write_vqa_reports(evaluation: Any, run: Path) -> None:
+    """The same for an answerer's evaluation."""
+    from scanomaly.report.vqa import write_vqa_report
+
+    report = write_vqa_report(evaluation, run / "evaluations" / evaluation.dataset)
+    write_vqa_report(evaluation, run)
+    for kind in ("closed", "open"):
+        beside = getattr(evaluation, f"{kind}_baseline")
+        for name, estimate in getattr(evaluation, kind).items():
+            majority = beside[name].value
+            words = "" if majority is None else f"; majority answer {majority:.3f}"
+            typer.echo(f"{kind} {name}: {_words(estimate)}{words}")
+    typer.echo(f"closed class_accuracy above the majority answer: {_words(evaluation.gain)}")
+    for judge, found in evaluation.nli.items():
+        for name, estimate in found.items():
+            typer.echo(f"{judge} {name}: {_words(estimate)}")
+    _end(evaluation, report)
+
+
+def _end(evaluation: Any, report: Path) -> None:
     for note in evaluation.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"report: {report.resolve()}")

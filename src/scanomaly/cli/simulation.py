@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from scanomaly.cli.answers import show_answers, write_asked
 from scanomaly.cli.app import ACCELERATORS, app, progress_bar
-from scanomaly.cli.reports import write_reports
+from scanomaly.cli.reports import write_reports, write_vqa_reports
 from scanomaly.errors import ConfigError
 
 
@@ -17,6 +18,9 @@ def phantom(
     out: Annotated[Path, typer.Argument(help="New folder.")],
     patients: Annotated[int, typer.Option(help="Simulated patients.")] = 200,
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
+    slices: Annotated[
+        int | None, typer.Option(help="Of each patient: 8 without it, 2 with --vqa.", min=1)
+    ] = None,
     contrast: Annotated[
         list[str] | None, typer.Option(help="Of the brain: T1, T2, FLAIR; all three without it.")
     ] = None,
@@ -24,17 +28,34 @@ def phantom(
         list[str] | None,
         typer.Option(help="brain, oct, ct, tissue, chest or all: a folder of sets, one a style."),
     ] = None,
+    skull: Annotated[
+        bool,
+        typer.Option("--skull", help="Whole heads with skull and scalp, to fit a detector on."),
+    ] = False,
+    vqa: Annotated[
+        bool,
+        typer.Option("--vqa", help="Whole heads to ask questions about: other patients, 7:1:2."),
+    ] = False,
 ) -> None:
     """Simulate patients with and without lesions, in BMAD layout; of the brain without --styles."""
-    from scanomaly.data.phantom import ALL_CONTRASTS, write_phantom, write_styles
+    from scanomaly.data.phantom import (
+        ALL_CONTRASTS,
+        write_heads,
+        write_phantom,
+        write_question_heads,
+        write_styles,
+    )
 
+    if bool(styles) + skull + vqa > 1:
+        raise ConfigError("expected one of --styles, --skull and --vqa, got several; choose one.")
     wanted = tuple(contrast or ALL_CONTRASTS)
-    numbers = {"patients": patients, "seed": seed}
+    numbers = {"patients": patients, "seed": seed} | ({"slices": slices} if slices else {})
     with progress_bar("simulating") as progress:
         if styles:
             manifests = write_styles(out, styles, contrasts=wanted, progress=progress, **numbers)
         else:
-            manifests = [write_phantom(out, contrasts=wanted, progress=progress, **numbers)]
+            write = write_question_heads if vqa else write_heads if skull else write_phantom
+            manifests = [write(out, contrasts=wanted, progress=progress, **numbers)]
     for manifest in manifests:
         typer.echo(f"phantom: {manifest}")
 
@@ -87,12 +108,38 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Where the demo goes.")] = Path(
         "scanomaly-demo"
     ),
+    method: Annotated[
+        str,
+        typer.Option(help="qfae, mvfa, iqe; zero-shot: mvfa-zero, iqe-zero."),
+    ] = "qfae",
+    style: Annotated[
+        str | None, typer.Option(help="brain, oct, ct, tissue or chest; each method has its own.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller, in about a minute.")] = False,
+    with_vqa: Annotated[
+        bool, typer.Option("--with-vqa", help="Then answer questions about what it shows.")
+    ] = False,
 ) -> None:
-    """Simulate a small data set, fit QFAE offline, evaluate it and write the report."""
+    """Simulate a small data set, fit a method offline, evaluate it and write the report."""
+    if with_vqa:
+        _demo_with_vqa(out, seed, quick)
+        return
     from scanomaly.demo import run_demo
 
     with progress_bar("demo") as progress:
-        evaluation, run = run_demo(out, seed=seed, quick=quick, progress=progress)
+        evaluation, run = run_demo(
+            out, method=method, style=style, seed=seed, quick=quick, progress=progress
+        )
     write_reports(evaluation, run)
+
+
+def _demo_with_vqa(out: Path, seed: int, quick: bool) -> None:
+    from scanomaly.demo_vqa import run_vqa_demo
+
+    with progress_bar("demo") as progress:
+        made = run_vqa_demo(out, seed=seed, quick=quick, progress=progress)
+    write_reports(made.detector, made.detector_run)
+    write_vqa_reports(made.answers, made.answerer_run)
+    show_answers(made.asked)
+    write_asked(made.asked, out / "asked")

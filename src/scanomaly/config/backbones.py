@@ -7,7 +7,20 @@ from scanomaly.config.base import Frozen
 RANDOM_WEIGHTS = "random"
 
 
-class BackboneConfig(Frozen):
+class PretrainedConfig(Frozen):
+    """A network by the name of its weights."""
+
+    name: str = Field(min_length=1)
+    weights: str | None = None
+    """None: looked up by name (`scanomaly weights list` tells where). A path: a weight file or a
+    folder. "random": seeded random values."""
+
+    @property
+    def is_random(self) -> bool:
+        return self.weights == RANDOM_WEIGHTS
+
+
+class BackboneConfig(PretrainedConfig):
     """The least that describes a backbone.
 
     Everything left None is what the weights were trained with, as timm records it.

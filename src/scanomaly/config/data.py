@@ -16,7 +16,8 @@ class InputSpec(Frozen):
     side: int = Field(gt=0)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     library: Literal["torchvision", "pillow"] = "torchvision"
-    """Which library's resize the paper used; both antialias when shrinking."""
+    """Which library's resize the paper used; both antialias images when shrinking, and each has
+    its own nearest neighbour for masks."""
 
 
 SUPPORTS = r"published|(?:seed|test):\d+"

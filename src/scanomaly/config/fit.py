@@ -18,12 +18,14 @@ class FitOptions(Frozen):
     accumulate: int = Field(default=1, gt=0)
     """Micro-batches per optimiser step; numbers do not change, memory does."""
     learning_rate: float = Field(default=8e-5, gt=0)
-    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    optimiser: Literal["adam", "adamw"] = "adam"
+    schedule: Literal["one_cycle", "constant", "warm_up_cosine"] = "one_cycle"
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's; OneCycle cycles the first between 0.85 and 0.95 instead."""
     warm_up: float = Field(default=0.15, ge=0, lt=1)
-    """Share of all steps in which the learning rate rises (OneCycle)."""
+    """Share of all steps in which the learning rate rises (not for constant)."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of every parameter, biases and norms too."""
     gradient_clip: float | None = None
     precision: Precision = "fp32"
     seed: int = 42

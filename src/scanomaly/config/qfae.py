@@ -145,6 +145,8 @@ class ScoreConfig(Frozen):
     """Over maps; paper's text: mean, its formula: max."""
     mirror: bool = False
     """Also look at the image's left-right mirror, and take the mean of both scores and maps."""
+    relative: bool = False
+    """Divide score and map by what training images of such a contrast score: 1 = as healthy."""
 
 
 class ReconstructionConfig(MethodConfig):

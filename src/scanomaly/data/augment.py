@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -65,17 +65,19 @@ def augment_qfae(image: Tensor, generator: Generator) -> Tensor:
     image = tv.rotate(image, angle, interpolation=InterpolationMode.NEAREST, fill=[0.0])
     if torch.rand((), generator=generator).item() < FLIP_PROBABILITY:
         image = tv.vertical_flip(image)
-    return _jitter(image, generator)
+    return jitter(image, generator, JITTER, (tv.adjust_brightness, tv.adjust_contrast))
 
 
-def _jitter(image: Tensor, generator: Generator) -> Tensor:
-    adjust = (
-        (tv.adjust_brightness, _uniform(JITTER, generator)),
-        (tv.adjust_contrast, _uniform(JITTER, generator)),
-    )
-    for which in torch.randperm(len(adjust), generator=generator).tolist():
-        function, factor = adjust[which]
-        image = function(image, factor)
+def jitter(
+    image: Tensor,
+    generator: Generator,
+    bounds: tuple[float, float],
+    adjustments: Sequence[Callable[[Tensor, float], Tensor]],
+) -> Tensor:
+    """Each adjustment with a factor drawn from `bounds`, in random order (ColorJitter)."""
+    factors = [_uniform(bounds, generator) for _ in adjustments]
+    for which in torch.randperm(len(adjustments), generator=generator).tolist():
+        image = adjustments[which](image, factors[which])
     return image
 
 

@@ -92,7 +92,7 @@ class ImageDataset(Dataset[Item]):
             return blank if row.label is False and row.dataset not in self.label_only else None
         if moved:
             return None
-        return prepare_mask(read_mask(row.mask, geometry.size, row.path), geometry)
+        return prepare_mask(read_mask(row.mask, geometry.size, row.path), geometry, self.spec)
 
 
 def collate(items: Sequence[Item]) -> Batch:

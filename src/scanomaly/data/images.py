@@ -298,6 +298,11 @@ def _evenly(paths: Sequence[Path], count: int) -> list[Path]:
     return [paths[i] for i in np.linspace(0, len(paths) - 1, count).round().astype(int)]
 
 
+def as_bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """What `read_image` gives as uint8: values in 0..1 are scaled."""
+    return pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8)
+
+
 def fit_window(paths: Sequence[Path]) -> Window | None:
     """The intensity window of deep images, from training images; None when all have 8 bits.
 

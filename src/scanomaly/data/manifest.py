@@ -137,7 +137,7 @@ def read_manifest(root: Path, dataset: str | None = None) -> Manifest:
     root = Path(root)
     manifest = _read_file(root, dataset) if root.is_file() else _read_folder(root, dataset)
     _log_counts(manifest, root)
-    _log_overlap(manifest)
+    log_overlap(manifest)
     _log_lossy_masks(manifest)
     return manifest
 
@@ -277,7 +277,8 @@ def _log_counts(manifest: Manifest, root: Path) -> None:
     )
 
 
-def _log_overlap(manifest: Manifest) -> None:
+def log_overlap(manifest: Manifest) -> None:
+    """Warn of patients that occur in two splits."""
     for (first, second), patients in manifest.patient_overlap().items():
         logger.warning(
             "%s: %d patients occur in both %s and %s (for example %s): results on %s are too good.",

@@ -205,15 +205,32 @@ def prepare(
     return to_unit(resized), geometry
 
 
-def prepare_mask(mask: NDArray[np.bool_], geometry: Geometry) -> Tensor:
-    """A mask (H, W) moved as its image was, with nearest neighbours: bool (1, S, S)."""
+def _nearest_of_torchvision(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 (1, h, w) to (1, *size): of the pixels that meet, the first."""
+    return _resize_tensor(mask, size, InterpolationMode.NEAREST)
+
+
+def _nearest_of_pillow(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 (1, h, w) to (1, *size): of the pixels that meet, the middle one."""
+    height, width = size
+    resized = Image.fromarray(mask[0].numpy()).resize((width, height), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(resized))[None]
+
+
+_NEAREST: Mapping[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {
+    "torchvision": _nearest_of_torchvision,
+    "pillow": _nearest_of_pillow,
+}
+
+
+def prepare_mask(mask: NDArray[np.bool_], geometry: Geometry, spec: InputSpec) -> Tensor:
+    """A mask (H, W) moved as its image was, by the spec's library's nearest: bool (1, S, S)."""
     if mask.shape != geometry.size:
         raise ValueError(f"expected a mask of the image's size {geometry.size}, got {mask.shape}.")
+    resize = _NEAREST[spec.library]
     canvas = torch.zeros(1, geometry.canvas, geometry.canvas, dtype=torch.uint8)
     if not geometry.source.is_empty:
         crop = torch.from_numpy(mask[geometry.source.slices].astype(np.uint8))[None]
         size = (geometry.target.height, geometry.target.width)
-        moved = _resize_tensor(crop, size, InterpolationMode.NEAREST)
-        canvas[:, *geometry.target.slices] = moved
-    side = (geometry.side, geometry.side)
-    return _resize_tensor(canvas, side, InterpolationMode.NEAREST).bool()
+        canvas[:, *geometry.target.slices] = resize(crop, size)
+    return resize(canvas, (geometry.side, geometry.side)).bool()

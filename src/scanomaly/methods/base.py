@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -16,7 +16,7 @@ from scanomaly.calibration import Calibration
 from scanomaly.config.data import InputSpec
 from scanomaly.config.fit import FitOptions, Precision
 from scanomaly.errors import FitError
-from scanomaly.records import Batch, Prediction
+from scanomaly.records import Batch, Embedding, Prediction
 from scanomaly.training import Criterion, History, TrainingData
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,6 +41,8 @@ class Detector(nn.Module, ABC):
     """Fits on training images, predicts image by image: no statistic of a test set inside."""
 
     paper: ClassVar[PaperProtocol] = PaperProtocol()
+    always_fitted: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of state names that every `fit` makes anew: a warm start does not bring them."""
     precision: Precision = "fp32"
 
     @classmethod
@@ -78,8 +80,16 @@ class Detector(nn.Module, ABC):
         """Score training images as if they had not been trained on, where the method can."""
         return self.predict(batch)
 
-    def use_ranges_of(self, batches: Iterable[Batch]) -> None:
-        """Scale branches by their extremes over these images (paper protocols)."""
+    def embeddings(self, batch: Batch) -> Sequence[Embedding]:
+        """What figures show of these images as points, such as features before and after.
+
+        The same figures, rows, columns and series for every batch. A method without this has
+        nothing to show.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no embeddings to show.")
+
+    def scaled_to(self, batches: Iterable[Batch]) -> AbstractContextManager[None]:
+        """While it lasts, branches are scaled by their extremes over these images (protocols)."""
         raise NotImplementedError(f"{type(self).__name__} has no branches to scale.")
 
     def calibrate(

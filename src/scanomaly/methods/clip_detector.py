@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,6 +49,8 @@ class ClipDetector(Detector):
     """Gives un-normalised branches, and fuses them by the ranges it holds."""
 
     paper: ClassVar[PaperProtocol] = PaperProtocol(ranges_from_test=True, chosen_on_test=True)
+    teaches_parts: ClassVar[bool] = False
+    """Whether a batch may leave some parameters without a gradient."""
     branch_ranges: Tensor
     """(branches, 2): lowest and highest value of each, in the order of `branches`."""
 
@@ -124,7 +127,13 @@ class ClipDetector(Detector):
         if criterion is not None:
             criterion = self._when_complete(criterion, data, size)
         objective = Objective(
-            self, lambda items: self.loss(self.as_lesson(items)), data, held, self.rates, criterion
+            self,
+            lambda items: self.loss(self.as_lesson(items)),
+            data,
+            held,
+            self.rates,
+            criterion,
+            partial=self.teaches_parts,
         )
         try:
             history = optimise(objective, options, run_dir, resume=resume)
@@ -206,9 +215,15 @@ class ClipDetector(Detector):
         self.eval()
         return self.extremes(self.raw_branches(batch) for batch in batches)
 
-    def use_ranges_of(self, batches: Iterable[Batch]) -> None:
-        """Scale branches by their extremes over these images (paper protocols)."""
-        self.branch_ranges.copy_(self.ranges_of(batches))
+    @contextmanager
+    def scaled_to(self, batches: Iterable[Batch]) -> Iterator[None]:
+        """While it lasts, branches are scaled by their extremes over these images (protocols)."""
+        fitted = self.branch_ranges.clone()
+        try:
+            self.branch_ranges.copy_(self.ranges_of(batches))
+            yield
+        finally:
+            self.branch_ranges.copy_(fitted)
 
 
 def load_clip(config: ClipMethodConfig) -> Clip:

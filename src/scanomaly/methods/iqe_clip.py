@@ -35,10 +35,13 @@ from scanomaly.nn.patch_losses import (
     level_map,
     patch_scores,
 )
-from scanomaly.records import Batch, Prediction
+from scanomaly.records import Batch, Embedding, Prediction
 
 FIRST_TEMPERATURE = 0.07
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"none": nn.Identity(), "relu": F.relu}
+
+STATES = ("normal", "abnormal")
+"""Of the two sentences and queries, in their order."""
 
 Logits = Mapping[str, Tensor]
 """Branch (text, query) -> (I, B, L, 2), normal first."""
@@ -120,14 +123,19 @@ class IqeClip(ClipDetector):
         assert features.pooled is not None  # the last block was run
         return Observation(features.pooled, features.patches[:-1])
 
-    def compare(self, observation: Observation) -> Logits:
-        """Cosines of every patch with both branches' embeddings, times the temperature."""
-        levels = self.adapted(observation.patches)  # (I, B, L, E)
+    def embed(self, observation: Observation) -> tuple[Tensor, dict[str, Tensor]]:
+        """Adapted levels (I, B, L, E), and each branch's two embeddings (I, B, 2, E)."""
+        levels = self.adapted(observation.patches)
         text = self.text_features(observation.pooled)  # (B or 1, 2, E)
         embeddings = {"text": text.expand(*levels.shape[:2], -1, -1)}
         if self.instance_queries is not None and self.class_queries is not None:
             start = self.class_queries(observation.pooled.float())
             embeddings["query"] = self.instance_queries(start, levels, text)
+        return levels, embeddings
+
+    def compare(self, observation: Observation) -> Logits:
+        """Cosines of every patch with both branches' embeddings, times the temperature."""
+        levels, embeddings = self.embed(observation)
         with torch.autocast(levels.device.type, enabled=False):
             directions = F.normalize(levels.float(), dim=-1)
             logits = {
@@ -214,31 +222,50 @@ class IqeClip(ClipDetector):
         return self.scored(logits)
 
     def scored(self, logits: Logits) -> Branches:
-        """Logits to `map` (B, 1, S, S), `score` (B,), and the parts (B, 1, S, S), before ranges."""
+        """Logits to `map` (B, 1, S, S), `score` (B,), and both branches' parts, before ranges."""
         options = self.config.score
         weights = options.weights.model_dump()
         levels = {branch: self.maps(found)[:, :, 1:] for branch, found in logits.items()}
         branches = {branch: maps.mean(dim=0) for branch, maps in levels.items()}
         fused = torch.stack([weights[branch] * one for branch, one in branches.items()]).sum(dim=0)
         anomaly_map = gaussian_filter(fused, options.sigma)
-        scored = Scored(logits, branches, anomaly_map)
-        parts = {
-            f"{branch}_block_{block}": one
-            for branch, maps in levels.items()
-            for block, one in zip(self.config.blocks, maps, strict=True)
-        }
-        return {
-            "map": anomaly_map,
-            "score": IMAGE_SCORES[options.image](scored),
-            **branches,
-            **parts,
-        }
+        image_score = IMAGE_SCORES[options.image]
+        parts: dict[str, Tensor] = {}
+        for branch, maps in levels.items():
+            mean = branches[branch]
+            parts[f"{branch}_map"] = mean
+            parts[f"{branch}_score"] = image_score(
+                Scored({branch: logits[branch]}, {branch: mean}, mean)
+            )
+            for block, one in zip(self.config.blocks, maps, strict=True):
+                parts[f"{branch}_block_{block}"] = one
+        score = image_score(Scored(logits, branches, anomaly_map))
+        return {"map": anomaly_map, "score": score, **parts}
 
     def fuse(self, raw: Branches) -> Prediction:
         """Map and score on the scale of the training images; branches and levels as parts."""
         scaled = self.scaled(raw)
         score, anomaly_map = scaled.pop("score"), scaled.pop("map")
         return Prediction(score, anomaly_map, parts=scaled)
+
+    @torch.no_grad()
+    def embeddings(self, batch: Batch) -> list[Embedding]:
+        """Patches of each level before and after its map; text beside query embeddings."""
+        self.eval()
+        observation = self.observe(batch.image.to(self.device))
+        with self.autocast():
+            levels, branches = self.embed(observation)
+        found: list[Embedding] = []
+        for index, block in enumerate(self.config.blocks):
+            column = f"block {block}"
+            stages = {"frozen CLIP": observation.patches[index], "adapted": levels[index]}
+            found += [Embedding("features", row, column, one) for row, one in stages.items()]
+            found += [
+                Embedding("prompts", "embeddings", column, both[index, :, row], f"{branch} {state}")
+                for branch, both in branches.items()
+                for row, state in enumerate(STATES)
+            ]
+        return found
 
 
 class Scored(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self, final
+from typing import Any, ClassVar, NamedTuple, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +39,11 @@ from scanomaly.nn.patch_losses import (
     patch_scores,
     text_logits,
 )
-from scanomaly.records import Batch, Prediction
+from scanomaly.records import Batch, Embedding, Prediction
 from scanomaly.training import TrainingData
 
 HEADS = {"dual": ("seg", "det"), "single": ("both",)}
+HEAD_WORDS = {"seg": "adapted, segmentation", "det": "adapted, detection", "both": "adapted"}
 BRANCHES = {
     "zero_shot": ("zero_map", "zero_score"),
     "few_shot": ("zero_map", "zero_score", "few_map", "few_score"),
@@ -76,6 +77,7 @@ def owner_of(image_id: str) -> int:
 class MVFA(ClipDetector):
     """Gives a score, a map, and the maps of each level and branch."""
 
+    teaches_parts: ClassVar[bool] = True  # images without masks do not teach segmentation
     text_features: Tensor
     localises: Tensor
 
@@ -89,7 +91,7 @@ class MVFA(ClipDetector):
         )
         self.is_few_shot = config.setting == "few_shot"
         count = len(self.scored) if self.is_few_shot else 0
-        self.banks = nn.ModuleList(MemoryBank() for _ in range(count))
+        self.banks = nn.ModuleList(MemoryBank(config.bank_precision) for _ in range(count))
         self.register_buffer("text_features", torch.zeros(shared, 2))
         self.register_buffer("localises", torch.tensor(True))
         self.texts = Texts(clip.text)
@@ -299,6 +301,22 @@ class MVFA(ClipDetector):
         if self.config.score.few_shot == "code" and bool(self.localises):
             score = fused.amax(dim=(1, 2, 3))
         return Prediction(score, fused, parts=parts)
+
+    @torch.no_grad()
+    def embeddings(self, batch: Batch) -> list[Embedding]:
+        """Patches of each level: of CLIP without adapters, and every head's bottlenecks."""
+        self.eval()
+        image, blocks = batch.image.to(self.device), self.config.blocks
+        with self.autocast():
+            frozen = self.vision.extract(image, blocks).patches
+        stages = {"frozen CLIP": frozen}
+        for head, levels in self.levels(self.first_tokens(image)).items():
+            stages[HEAD_WORDS[head]] = tuple(tokens[:, 1:] for tokens in levels)
+        return [
+            Embedding("features", row, f"block {block}", patches)
+            for row, levels in stages.items()
+            for block, patches in zip(blocks, levels, strict=True)
+        ]
 
     def _drawing(self, levels: Levels) -> list[Tensor]:
         """Tokens of the scored levels that draw maps: detection's where no mask ever taught."""

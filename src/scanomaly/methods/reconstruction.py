@@ -5,7 +5,6 @@ B images, T context tokens, D width, H W pixels
 
 from __future__ import annotations
 
-import math
 import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scanomaly.backbones import build_backbone, build_views
@@ -28,11 +26,12 @@ from scanomaly.maps import IMAGE_SCORES, PIXEL_MAPS, geometric_mean, mean_filter
 from scanomaly.methods.base import Detector, PaperProtocol
 from scanomaly.methods.feature_cache import CachedFeatures
 from scanomaly.methods.perceptual import PerceptualModel, Views
+from scanomaly.methods.token_encoder import TokenEncoder
 from scanomaly.nn.corruption import coarse_noise
 from scanomaly.nn.distances import FEATURE_DISTANCES, PIXEL_DISTANCES
+from scanomaly.nn.expected_score import ExpectedScore, grey_shares
 from scanomaly.nn.image_decoder import ImageDecoder
-from scanomaly.nn.positions import sincos_table
-from scanomaly.records import Batch, Draw, Features, Prediction
+from scanomaly.records import Batch, Draw, Embedding, Prediction
 from scanomaly.training import (
     Criterion,
     History,
@@ -44,9 +43,8 @@ from scanomaly.training import (
 
 SCALE_IMAGES = 128
 """Training images from which channels are standardised."""
-LEAST_SPREAD = 0.05
-"""Of the mean channel's: one that training images never excite must not drown all others in an
-image that does."""
+EXPECTATION_IMAGES = 1024
+"""Training images from which the score of a healthy image is learned."""
 
 
 class Observation(NamedTuple):
@@ -61,98 +59,11 @@ class Observation(NamedTuple):
     reference: tuple[Tensor, ...]
 
 
-def merge_tokens(features: Features) -> Tensor:
-    """Prefix and patch tokens of each block, one block after the other: (B, sum of T, D)."""
-    widths = [patches.shape[2] for patches in features.patches]
-    if len(set(widths)) > 1:
-        raise ConfigError(
-            f"tapped blocks of widths {widths} cannot be joined as tokens; set merge: channels."
-        )
-    return torch.cat(
-        [part for pair in zip(features.prefix, features.patches, strict=True) for part in pair],
-        dim=1,
-    )
-
-
-def merge_channels(features: Features) -> Tensor:
-    """Every map folded onto the coarsest grid, channels concatenated: (B, L, sum of D * f * f)."""
-    rows = min(grid[0] for grid in features.grids)
-    folded = [F.pixel_unshuffle(m, m.shape[2] // rows) for m in features.maps()]
-    return torch.cat(folded, dim=1).flatten(2).transpose(1, 2)
-
-
-MERGES = {"tokens": merge_tokens, "channels": merge_channels}
-
-
-class TokenEncoder(nn.Module):
-    """A frozen network's tapped blocks, merged and projected to the model's width."""
-
-    shift: Tensor
-    scale: Tensor
-    positions: Tensor
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        blocks: Sequence[int],
-        width: int,
-        *,
-        side: int,
-        merge: str = "tokens",
-        standardise: bool = False,
-        positions: bool = False,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.blocks = tuple(blocks)
-        self.merge = MERGES[merge]
-        with torch.no_grad():
-            tokens = self.tokens(torch.zeros(1, 3, side, side))
-        self.count = tokens.shape[1]
-        self.projection = nn.Linear(tokens.shape[2], width)
-        self.standardise = standardise
-        self.register_buffer("shift", torch.zeros(tokens.shape[2]), persistent=standardise)
-        self.register_buffer("scale", torch.ones(tokens.shape[2]), persistent=standardise)
-        table = _square_table(tokens.shape[1], width) if positions else torch.zeros(1, 1)
-        self.register_buffer("positions", table, persistent=False)
-
-    def tokens(self, image: Tensor) -> Tensor:
-        """Frozen tokens (B, T, D) of images in 0..1."""
-        return self.merge(self.backbone.extract(image, self.blocks))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, width)."""
-        scaled = (tokens - self.shift) * self.scale if self.standardise else tokens
-        projected: Tensor = self.projection(scaled)
-        return projected + self.positions
-
-    @property
-    def is_fitted(self) -> bool:
-        return bool(self.shift.any())
-
-    def fit_scale(self, image: Tensor) -> None:
-        """Set the channels' shift and scale from training images (B, 3, H, W)."""
-        with torch.no_grad():
-            tokens = self.tokens(image).float().flatten(0, 1)
-        spread = tokens.std(dim=0)
-        self.shift.copy_(tokens.mean(dim=0))
-        self.scale.copy_(1 / spread.clamp_min(float(LEAST_SPREAD * spread.mean()) + 1e-6))
-
-
-def _square_table(count: int, width: int) -> Tensor:
-    side = math.isqrt(count)
-    if side * side != count:
-        raise ConfigError(
-            f"positions need one square grid without prefix tokens, got {count} tokens; "
-            "they are meant for convolutional encoders."
-        )
-    return sincos_table(width, side, side)
-
-
 class ReconstructionDetector(Detector):
     """Reconstructs an image from frozen tokens and scores what it cannot reconstruct."""
 
     paper = PaperProtocol(last_batch_lost=64)
+    always_fitted = ("expected_score.",)
     mean: Tensor
     std: Tensor
 
@@ -172,6 +83,7 @@ class ReconstructionDetector(Detector):
         self.perceptual = perceptual
         self.loss_views = _views(config.loss_views)
         self.score_views = _views(config.score_views)
+        self.expected_score = ExpectedScore() if config.score.relative else None
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
@@ -233,11 +145,16 @@ class ReconstructionDetector(Detector):
 
     def reconstruct(self, context: Sequence[Tensor]) -> Tensor:
         """Raw reconstruction (B, 3, H, W) in 0..1 up to overshoot: not clamped."""
+        normalised: Tensor = self.decoder(self.bottleneck_tokens(context))
+        return normalised.float() * self.std + self.mean
+
+    def bottleneck_tokens(self, context: Sequence[Tensor]) -> Tensor:
+        """What the decoder sees: (B, L, D)."""
         projected = [
             encoder(tokens) for encoder, tokens in zip(self.token_encoders(), context, strict=True)
         ]
-        normalised: Tensor = self.decoder(self.bottleneck(torch.cat(projected, dim=1)))
-        return normalised.float() * self.std + self.mean
+        tokens: Tensor = self.bottleneck(torch.cat(projected, dim=1))
+        return tokens
 
     def loss(self, observation: Observation) -> Tensor:
         """Mean over all criteria's values (paper Eq. 2 and supplement 6.2)."""
@@ -268,6 +185,7 @@ class ReconstructionDetector(Detector):
                 "fit.cache_features keeps the features of unchanged images; set "
                 "config.corruption.strength=0 or switch the cache off."
             )
+        images = train
         self.train()  # Lightning keeps the mode it finds, and predict leaves eval mode behind
         self._fit_scales(train)
         self.use_precision(options.precision)
@@ -288,21 +206,25 @@ class ReconstructionDetector(Detector):
                 )
         try:
             objective = Objective(self, loss, train, validation, criterion=criterion)
-            return optimise(objective, options, run_dir, resume=resume)
+            history = optimise(objective, options, run_dir, resume=resume)
         finally:
             shutil.rmtree(run_dir / "cache", ignore_errors=True)
+        self._fit_expected_score(images, options.micro_batch)
+        return history
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
         self.eval()
         found = self._predict(batch.image)
-        if not self.config.score.mirror:
+        if self.config.score.mirror:
+            found = _mean(found, self._predict(batch.image.flip(-1)))
+        if self.expected_score is None:
             return found
-        mirrored = self._predict(batch.image.flip(-1))
+        expected = self.expected_score(found.reconstruction)
         return replace(
             found,
-            score=(found.score + mirrored.score) / 2,
-            anomaly_map=(found.anomaly_map + mirrored.anomaly_map.flip(-1)) / 2,
+            score=found.score / expected,
+            anomaly_map=found.anomaly_map / expected.view(-1, 1, 1, 1),
         )
 
     def _predict(self, image: Tensor) -> Prediction:
@@ -315,6 +237,21 @@ class ReconstructionDetector(Detector):
             anomaly_map=PIXEL_MAPS[self.config.score.pixel](maps),
             reconstruction=reconstruction.clamp(0, 1),
         )
+
+    @torch.no_grad()
+    def embeddings(self, batch: Batch) -> list[Embedding]:
+        """Mean token of each frozen encoder, and of what the decoder sees."""
+        self.eval()
+        context = self.observe(batch.image, Views((), ())).context
+        with self.autocast():
+            bottleneck = self.bottleneck_tokens(context)
+        return [
+            *(
+                Embedding("features", "mean token", encoder.backbone.name, tokens.mean(dim=1))
+                for encoder, tokens in zip(self.config.encoders, context, strict=True)
+            ),
+            Embedding("features", "mean token", "bottleneck", bottleneck),
+        ]
 
     def _score_maps(self, observation: Observation, reconstruction: Tensor) -> Tensor:
         """Difference maps (maps, B, 1, H, W) from which scores are taken."""
@@ -342,10 +279,25 @@ class ReconstructionDetector(Detector):
         """Standardise by an even sample of training images, unless a warm start already did."""
         encoders = [e for e in self.token_encoders() if e.standardise and not e.is_fitted]
         if encoders:
-            step = max(1, len(train) // SCALE_IMAGES)
-            items = [train[Draw(None, index)] for index in range(0, len(train), step)]
+            items = [train[draw] for draw in _spread(train, SCALE_IMAGES)]
             for encoder in encoders:
                 encoder.fit_scale(train.collate(items).image)
+
+    def _fit_expected_score(self, train: TrainingData, size: int) -> None:
+        """Learn the healthy score from an even sample of training images, not augmented."""
+        if self.expected_score is None:
+            return
+        self.use_precision("fp32")  # as images are scored later
+        self.expected_score.reset()
+        draws = _spread(train, EXPECTATION_IMAGES)
+        shares, scores = [], []
+        for start in range(0, len(draws), size):
+            images = train.collate([train[draw] for draw in draws[start : start + size]])
+            found = self.predict(images.to(self.device))
+            assert found.reconstruction is not None  # this method makes one
+            shares.append(grey_shares(found.reconstruction))
+            scores.append(found.score)
+        self.expected_score.fit(torch.cat(shares), torch.cat(scores))
 
     def _needs_features(self) -> bool:
         kinds = {term.kind for term in self.config.loss} | set(self.config.score.sources)
@@ -365,6 +317,21 @@ class _SharedBackbones:
         if config not in self._built:
             self._built[config] = build_backbone(config)
         return self._built[config]
+
+
+def _spread(train: TrainingData, count: int) -> list[Draw]:
+    """About `count` images, evenly over the set."""
+    step = max(1, len(train) // count)
+    return [Draw(None, index) for index in range(0, len(train), step)]
+
+
+def _mean(image: Prediction, mirrored: Prediction) -> Prediction:
+    """Of what was found in an image and in its left-right mirror."""
+    return replace(
+        image,
+        score=(image.score + mirrored.score) / 2,
+        anomaly_map=(image.anomaly_map + mirrored.anomaly_map.flip(-1)) / 2,
+    )
 
 
 def _views(config: ViewsConfig) -> Views:

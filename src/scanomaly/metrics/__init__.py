@@ -1,9 +1,11 @@
 """Metrics: pure functions over arrays, without I/O and without knowledge of the other rooms.
 
-`image_metrics`, `pixel_metrics` and `auroc_by_stratum` give everything a report needs;
+`image_metrics`, `pixel_metrics` and `auroc_by_stratum` give everything a detector's report needs,
+`closed_metrics`, `open_metrics` and `class_metrics` what that of answers needs;
 `image_counts` and `pixel_counts` give the counts from which curves and single metrics follow.
 """
 
+from scanomaly.metrics.answers import class_metrics, closed_metrics, mean_estimates, open_metrics
 from scanomaly.metrics.detection import image_counts
 from scanomaly.metrics.estimate import Estimate, UndefinedMetric
 from scanomaly.metrics.families import (
@@ -42,8 +44,12 @@ __all__ = [
     "best_dice_threshold",
     "bin_names",
     "bins_of",
+    "class_metrics",
+    "closed_metrics",
     "image_counts",
     "image_metrics",
+    "mean_estimates",
+    "open_metrics",
     "pixel_counts",
     "pixel_metrics",
     "precision_recall_points",

@@ -1,15 +1,15 @@
-"""Patient-level bootstrap intervals of ranking metrics.
+"""Patient-level bootstrap intervals: of ranking metrics, and of whatever items can be weighted by.
 
 Whole patients (or single images, where patients are unknown: the caller's choice of `groups`)
 are drawn with replacement, because images of one patient are not independent. A draw is a row of
-weights, how often each group was drawn; counts at thresholds are linear in it, so no image or
-pixel is looked at again.
+weights, how often each group was drawn; counts at thresholds and sums over items are linear in
+it, so no image, pixel or text is looked at again.
 
 R repeats, n images, G groups, T thresholds in descending order.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,14 @@ from scanomaly.metrics.thresholds import Floats, ThresholdCounts, count_scores
 
 Metric = Callable[[ThresholdCounts], Floats]
 Resampler = Callable[[NDArray[np.float64]], ThresholdCounts]
+Statistic = Callable[[Floats], Floats]
+"""Weights of the items (R, n), 1 each for the sample as it is -> values (R,); NaN: undefined."""
 
 LEVEL = 0.95
 CELLS_AT_ONCE = 1 << 22  # weights held as float64 at any time: 32 MiB
+_NO_ITEM = "nothing in the sample to compute it from"
+Resampled = TypeVar("Resampled")
+Name = TypeVar("Name", bound=Hashable)
 
 
 def group_indices(groups: Sequence[Hashable] | None, images: int) -> NDArray[np.int64]:
@@ -109,6 +114,45 @@ def estimates(
     }
 
 
+def weighted_estimates(
+    statistics: Mapping[Name, Statistic],
+    group: NDArray[np.int64],
+    *,
+    repeats: int,
+    seed: int,
+) -> dict[Name, Estimate]:
+    """Each statistic on all items, with the 2.5 and 97.5 % quantiles over resampled ones.
+
+    group: (n,) index of each item's group. A statistic that is NaN on all items is undefined; the
+    repeats in which it is are dropped and counted in its estimate.
+    """
+    everything = np.ones((1, len(group)))
+    values = {name: float(statistic(everything)[0]) for name, statistic in statistics.items()}
+    group = np.unique(group, return_inverse=True)[1]
+    why = _why_no_interval(np.bincount(group), repeats)
+    if why is not None:
+        return {name: _alone(value, why) for name, value in values.items()}
+    weights = bootstrap_weights(int(group.max()) + 1, repeats, seed)
+    draws = _draws(statistics, lambda drawn: drawn[:, group], weights)
+    return {name: _estimated(value, draws[name]) for name, value in values.items()}
+
+
+def _alone(value: float, why: str) -> Estimate:
+    """A value without interval."""
+    return Estimate.undefined(_NO_ITEM) if np.isnan(value) else Estimate(value, why=why)
+
+
+def _estimated(value: float, draws: Floats) -> Estimate:
+    """draws: (R,), NaN where the statistic was undefined."""
+    if np.isnan(value):
+        return Estimate.undefined(_NO_ITEM)
+    usable = draws[~np.isnan(draws)]
+    if not len(usable):
+        return Estimate(value, why=f"none of {len(draws)} bootstrap repeats drew what it needs")
+    dropped = len(draws) - len(usable)
+    return Estimate(value, *_bounds(usable), repeats=len(draws), dropped=dropped)
+
+
 def class_sizes(
     group: NDArray[np.int64], positives: NDArray[Any], negatives: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -120,11 +164,13 @@ def class_sizes(
 
 
 def _draws(
-    metrics: Mapping[str, Metric], resample: Resampler, weights: NDArray[np.int32]
-) -> dict[str, Floats]:
+    metrics: Mapping[Name, Callable[[Resampled], Floats]],
+    resample: Callable[[NDArray[np.float64]], Resampled],
+    weights: NDArray[np.int32],
+) -> dict[Name, Floats]:
     """The metrics of every row of weights, (R,) each, some rows at a time."""
     step = max(1, CELLS_AT_ONCE // weights.shape[1])
-    blocks: dict[str, list[Floats]] = {name: [] for name in metrics}
+    blocks: dict[Name, list[Floats]] = {name: [] for name in metrics}
     for at in range(0, len(weights), step):
         counts = resample(weights[at : at + step].astype(np.float64))
         for name, metric in metrics.items():

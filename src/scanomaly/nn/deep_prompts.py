@@ -9,13 +9,16 @@ E width of text and image features
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 PROMPT_NORM_EPS = 1e-6
+
+TokenHook = Callable[[int, Tensor], Tensor]
+"""(block index, tokens) -> the tokens handed to the next block."""
 
 
 def _convolution(width: int, count: int) -> nn.Module:
@@ -96,16 +99,17 @@ class TextTower(Protocol):
     @property
     def positions(self) -> Tensor: ...
     def embed(self, ids: Tensor, /) -> Tensor: ...
-    def run(
-        self, sequence: Tensor, *, after_block: Callable[[int, Tensor], Tensor] | None
-    ) -> Tensor: ...
+    def run(self, sequence: Tensor, *, after_block: TokenHook | None) -> Tensor: ...
+    def begin(self, sequence: Tensor, live: Tensor, *, after_block: TokenHook | None) -> Any: ...
+    def resume(self, rows: Tensor, beginning: Any, /) -> Tensor: ...
     def finish(self, rows: Tensor, /) -> Tensor: ...
 
 
 class PromptedText(nn.Module):
     """Text features of fixed sentences: class tokens take the place of the end token.
 
-    Rows after the last class token are cut off: attention is causal, so nothing sees them.
+    Attention is causal. So the rows before the class tokens are the same for all images and run
+    once, and nothing sees the rows behind them, which are cut off.
     """
 
     ids: Tensor
@@ -116,48 +120,56 @@ class PromptedText(nn.Module):
         self.ends: tuple[int, ...] = tuple(ids.argmax(dim=1).tolist())
         """Row of each end token, whose id is the highest there is."""
         self.prompts = prompts
+        self._kept: tuple[Any, Any] | None = None
+
+    @property
+    def learned(self) -> int:
+        """Rows that learned tokens add."""
+        return 0 if self.prompts is None else self.prompts.count
 
     def rows(self, class_tokens: int) -> int:
         """Rows the text tower needs, learned ones included; it has CLIP's 77."""
-        learned = 0 if self.prompts is None else self.prompts.count
-        return max(self.ends) + max(class_tokens, 1) + learned
+        return max(self.ends) + max(class_tokens, 1) + self.learned
 
     def forward(self, tower: TextTower, class_tokens: Tensor | None) -> Tensor:
         """class_tokens (B, r, W), or None: the end token stays. Returns unit vectors (B, S, E).
 
         Read at the last class token (or the end token). B = 1 without class tokens.
         """
-        sentences, last = self._sentences(tower.embed(self.ids), class_tokens)
-        count = sentences.shape[0]
-        sequence = (sentences + tower.positions[: sentences.shape[2]]).flatten(0, 1)
-        if self.prompts is None:
-            rows = _picked(tower.run(sequence, after_block=None), last, count)
+        ends = torch.tensor(self.ends, device=self.ids.device)
+        if class_tokens is None:
+            whole = tower.run(self._first(tower, max(self.ends) + 1), after_block=self._hook)
+            places = (ends + self.learned)[:, None, None]
+            read = whole.take_along_dim(places, dim=1)[None, :, 0]  # (1, S, W)
         else:
-            hook = self.prompts.after_block
-            found = tower.run(self.prompts.insert(sequence), after_block=hook)
-            rows = self.prompts.norm(_picked(found, last + self.prompts.count, count).float())
-        features = F.normalize(tower.finish(rows).float(), dim=-1)  # (B S, E)
-        by_image: Tensor = features.unflatten(0, (count, -1))
-        return by_image
+            places = ends[:, None] + torch.arange(class_tokens.shape[1], device=ends.device)
+            rows = class_tokens[:, None] + tower.positions[places]  # (B, S, r, W)
+            read = tower.resume(rows, self._beginning(tower, ends))[:, :, -1]
+        if self.prompts is not None:
+            read = self.prompts.norm(read.float())
+        return F.normalize(tower.finish(read).float(), dim=-1)
 
-    def _sentences(self, embedded: Tensor, class_tokens: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Rows (B, S, T, W) and the index (S,) of each sentence's last live one."""
-        added = embedded[:1, :0] if class_tokens is None else class_tokens.to(embedded.dtype)
-        keep = 1 if class_tokens is None else 0
-        kept = [sentence[: end + keep] for sentence, end in zip(embedded, self.ends, strict=True)]
-        live = [len(words) + added.shape[1] for words in kept]
-        padded = [
-            F.pad(_appended(words, added), (0, 0, 0, max(live) - length))
-            for words, length in zip(kept, live, strict=True)
-        ]
-        return torch.stack(padded, dim=1), torch.tensor(live, device=embedded.device) - 1
+    def _first(self, tower: TextTower, count: int) -> Tensor:
+        """The first `count` rows of all sentences, learned ones added: (S, n + count, W)."""
+        rows = tower.embed(self.ids[:, :count]) + tower.positions[:count]
+        return rows if self.prompts is None else self.prompts.insert(rows)
 
+    @property
+    def _hook(self) -> TokenHook | None:
+        return None if self.prompts is None else self.prompts.after_block
 
-def _appended(words: Tensor, added: Tensor) -> Tensor:
-    """words (T, W), added (B, r, W) -> (B, T + r, W)."""
-    return torch.cat([words.expand(added.shape[0], -1, -1), added], dim=1)
+    def _beginning(self, tower: TextTower, ends: Tensor) -> Any:
+        """Of the rows before the class tokens; without gradients kept until a value changes."""
+        values = (tower.positions, *self.parameters())
+        if torch.is_grad_enabled() or any(value.is_inference() for value in values):
+            self._kept = None
+            return self._begun(tower, ends)
+        state = [(value.data_ptr(), value._version) for value in values]
+        if self._kept is None or self._kept[0] != state:
+            self._kept = (state, self._begun(tower, ends))
+        return self._kept[1]
 
-
-def _picked(sequence: Tensor, last: Tensor, count: int) -> Tensor:
-    """Row `last` (S,) of each sentence: (B S, T, W) -> (B S, W)."""
-    return sequence[torch.arange(sequence.shape[0], device=last.device), last.repeat(count)]
+    def _begun(self, tower: TextTower, ends: Tensor) -> Any:
+        rows = self._first(tower, max(self.ends))
+        live = torch.arange(rows.shape[1], device=ends.device) < (ends + self.learned)[:, None]
+        return tower.begin(rows, live, after_block=self._hook)

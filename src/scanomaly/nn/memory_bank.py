@@ -5,15 +5,18 @@ N images in the bank, B images asked about, T tokens of a banked image, L patche
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAST_NORM = 1e-8
-BUFFER = 2**22
-"""Similarities held at once: 16 MiB in fp32."""
+BUFFER = 2**21
+"""Similarities held at once: 8 MiB in fp32."""
 QUERIES = 1024
 """Tokens asked about at once."""
+PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 def unit(tokens: Tensor) -> Tensor:
@@ -31,9 +34,10 @@ class MemoryBank(nn.Module):
     tokens: Tensor
     owner: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, precision: str = "fp32") -> None:
+        """precision: a key of PRECISIONS, what tokens are held and saved in."""
         super().__init__()
-        self.register_buffer("tokens", torch.zeros(0, 0, 0))
+        self.register_buffer("tokens", torch.zeros(0, 0, 0, dtype=PRECISIONS[precision]))
         self.register_buffer("owner", torch.zeros(0, dtype=torch.int64))
 
     def __len__(self) -> int:
@@ -41,7 +45,8 @@ class MemoryBank(nn.Module):
 
     def remember(self, tokens: Tensor, owner: Tensor) -> None:
         """Replace what is known: tokens (N, T, D), normalised here once; owner (N,)."""
-        self.tokens, self.owner = unit(tokens), owner.to(tokens.device)
+        self.tokens = unit(tokens).to(self.tokens.dtype)
+        self.owner = owner.to(tokens.device)
 
     def make_room(self, tokens: torch.Size, owner: torch.Size) -> None:
         """Take the shapes of a saved bank, to be filled."""
@@ -74,7 +79,7 @@ class MemoryBank(nn.Module):
         queries = unit(tokens).flatten(0, 1)  # (b L, D)
         with torch.autocast(tokens.device.type, enabled=False):
             row = self._nearest(queries.to(tokens.dtype), left_out)
-            nearest = self.tokens.flatten(0, 1)[row]  # (b L, D)
+            nearest = self.tokens.flatten(0, 1)[row].float()  # (b L, D)
             cosine = (queries * nearest).sum(dim=1)
         distances: Tensor = (1 - cosine).unflatten(0, tokens.shape[:2])
         return distances
@@ -86,14 +91,24 @@ class MemoryBank(nn.Module):
         best = queries.new_full(queries.shape[:1], -torch.inf)
         row = torch.zeros(queries.shape[:1], dtype=torch.int64, device=queries.device)
         for start in range(0, len(self), per_chunk):
-            chunk = self.tokens[start : start + per_chunk].flatten(0, 1)  # (n T, D)
-            similar = queries @ chunk.to(queries.dtype).T  # (b L, n T)
-            if left_out is not None:
-                _hide(similar, left_out[:, start : start + per_chunk], width)
-            highest, place = similar.max(dim=1)
+            chunk = self.tokens[start : start + per_chunk]
+            hidden = None if left_out is None else left_out[:, start : start + per_chunk]
+            highest, place = _most_similar(queries, chunk, hidden)
             row = torch.where(highest > best, place + start * width, row)
             best = torch.maximum(best, highest)
         return row
+
+
+def _most_similar(queries: Tensor, chunk: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Largest similarity and its row in a chunk (n, T, D), of each query (b L, D).
+
+    Similarities do not outlive this function: no two chunks' are held at once.
+    """
+    similar = queries @ chunk.flatten(0, 1).to(queries.dtype).T  # (b L, n T)
+    if hidden is not None:
+        _hide(similar, hidden, chunk.shape[1])
+    highest, place = similar.max(dim=1)
+    return highest, place
 
 
 def _hide(similar: Tensor, hidden: Tensor, width: int) -> None:

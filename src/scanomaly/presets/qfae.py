@@ -190,6 +190,7 @@ def qfae_offline_from_scratch() -> Run:
             smooth=3,
             image="pixelwise_mean_max",
             mirror=True,
+            relative=True,
         ),
         mean=(0.25, 0.25, 0.25),
         std=(0.25, 0.25, 0.25),

@@ -25,8 +25,10 @@ from scanomaly.report.tables import flags_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-    from scanomaly.evaluation import Evaluation, ScoredImage
+    from scanomaly.evaluation import Evaluation
+    from scanomaly.panels import ScoredImage
 
 DOTS_PER_INCH = 200
 CURVE_POINTS = 2000
@@ -190,19 +192,24 @@ def _chart(title: str, caption: str, draw: Draw, width: float = 3.5) -> Chart:
 
 
 def _png(draw: Draw, theme: Theme, width: float) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 3.1), dpi=DOTS_PER_INCH, layout="constrained")
-    figure.set_facecolor(theme.paper)
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(width, 3.1), layout="constrained", facecolor=theme.paper)
     axes = figure.add_subplot()
     _prepare(axes, theme)
     draw(axes, theme)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set(color=theme.ink, fontsize=9)
+    return png_of(figure)
+
+
+def png_of(figure: Figure) -> bytes:
+    """The same figure gives the same bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    # without the version that matplotlib would write, the same evaluation gives the same bytes
+    # without the version that matplotlib would write
     metadata: dict[str, Any] = {"Software": None}
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata=metadata)
     return buffer.getvalue()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from scanomaly.report.figures import Chart, curve_charts, size_chart
-from scanomaly.report.pictures import COLUMNS, TRUTH, colour_bar, columns_of, data_uri, encoded
+from scanomaly.report.page import duration, render
+from scanomaly.report.parts import Branch, branches_of
+from scanomaly.report.pictures import COLUMNS, TRUTH, colour_bar, columns_of, encoded
 from scanomaly.report.tables import (
     DISCLAIMER,
     MetricLine,
@@ -16,14 +17,14 @@ from scanomaly.report.tables import (
     flags_of,
     gap_lines,
     metric_lines,
-    percent,
     protocol_words,
 )
 
 if TYPE_CHECKING:
-    from scanomaly.evaluation import Evaluation, Panel, ScoredImage
+    from scanomaly.evaluation import Evaluation
+    from scanomaly.panels import Panel
 
-TEMPLATE = "template.html.j2"
+TEMPLATE = "detector.html.j2"
 
 KIND_WORDS: Mapping[str, tuple[str, str]] = {
     "hit": ("Hits", "abnormal and flagged, highest scores first"),
@@ -45,13 +46,17 @@ class SizeLine:
 
 @dataclass(frozen=True, slots=True)
 class PanelView:
-    """One image: its line of predictions.csv in words, and a data URI per column of its group."""
+    """One image: its line of predictions.csv in words, and a data URI per column of its group.
+
+    branches: what the method's parts say of it, where it has parts.
+    """
 
     id: str
     patient: str
     score: str
     p_value: str
     pictures: Mapping[str, str | None]
+    branches: Sequence[Branch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +72,7 @@ class PanelGroup:
 
 def report_html(evaluation: Evaluation) -> str:
     """The text of report.html. Needs jinja2 and matplotlib."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "picture": lambda png: data_uri(png, "image/png")}
-    text = files("scanomaly.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(text).render(_context(evaluation))
+    return render(TEMPLATE, _context(evaluation))
 
 
 def _context(evaluation: Evaluation) -> dict[str, object]:
@@ -98,9 +96,11 @@ def _context(evaluation: Evaluation) -> dict[str, object]:
         "sizes": _size_lines(evaluation),
         "groups": groups,
         "outlined": any(TRUTH in group.columns for group in groups),
+        "parted": any(panel.part_maps for panel in evaluation.panels),
         "colour_bar": colour_bar() if groups else "",
-        "seconds": _duration(evaluation.seconds_per_image),
+        "seconds": duration(evaluation.seconds_per_image),
         "commands": _commands(evaluation),
+        "singles": "scores in predictions.csv",
     }
 
 
@@ -136,36 +136,36 @@ def _panel_groups(panels: Sequence[Panel]) -> list[PanelGroup]:
     pictures = [
         {name: None if one is None else next(uris) for name, one in row.items()} for row in drawn
     ]
+    views = [
+        _panel_view(panel, row, branches)
+        for panel, row, branches in zip(panels, pictures, branches_of(panels), strict=True)
+    ]
     return [
         _panel_group(
-            kind,
-            widest,
-            [(p.scored, row) for p, row in zip(panels, pictures, strict=True) if p.kind == kind],
+            kind, widest, [v for v, p in zip(views, panels, strict=True) if p.kind == kind]
         )
         for kind in dict.fromkeys(panel.kind for panel in panels)
     ]
 
 
-def _panel_group(
-    kind: str, widest: int, panels: Sequence[tuple[ScoredImage, Mapping[str, str | None]]]
-) -> PanelGroup:
+def _panel_view(
+    panel: Panel, pictures: Mapping[str, str | None], branches: Sequence[Branch]
+) -> PanelView:
+    scored = panel.scored
+    return PanelView(
+        id=scored.id,
+        patient="" if (scored.patient or "") in scored.id else str(scored.patient),
+        score=f"{scored.score:.4g}",
+        p_value="" if scored.p_value is None else f"{scored.p_value:.3f}",
+        pictures=pictures,
+        branches=branches,
+    )
+
+
+def _panel_group(kind: str, widest: int, views: Sequence[PanelView]) -> PanelGroup:
     title, meaning = KIND_WORDS.get(kind, (kind, ""))
-    columns = [name for name in COLUMNS if any(pictures[name] for _, pictures in panels)]
-    views = [
-        PanelView(
-            id=scored.id,
-            patient="" if (scored.patient or "") in scored.id else str(scored.patient),
-            score=f"{scored.score:.4g}",
-            p_value="" if scored.p_value is None else f"{scored.p_value:.3f}",
-            pictures={name: pictures[name] for name in columns},
-        )
-        for scored, pictures in panels
-    ]
+    columns = [name for name in COLUMNS if any(view.pictures[name] for view in views)]
     return PanelGroup(title, meaning, columns, widest, views)
-
-
-def _duration(seconds: float) -> str:
-    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _commands(evaluation: Evaluation) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,25 @@ from PIL import Image
 from scipy import ndimage
 
 if TYPE_CHECKING:
-    from scanomaly.evaluation import Panel
+    from scanomaly.panels import Panel
 
 Pixels = NDArray[np.uint8]
 
-SIDE = 200
-"""Pixels that the longer side of a picture should come near to."""
-LARGEST = 280
-"""A longer side beyond this is shrunk, to SHRUNK."""
-SHRUNK = 240
+
+class Size(NamedTuple):
+    """How large pictures are. near: pixels that the longer side should come near to.
+
+    largest: a longer side beyond this is shrunk, to `shrunk`.
+    """
+
+    near: int
+    largest: int
+    shrunk: int
+
+
+FULL = Size(near=200, largest=280, shrunk=240)
+SMALL = Size(near=120, largest=140, shrunk=128)
+"""Of the many maps of branches and levels."""
 TRUTH = "Truth"
 CONTOUR = (0, 229, 255)
 CONTOUR_WIDTH = 2
@@ -33,6 +43,8 @@ OPAQUE_FROM = 0.6
 OPACITY = 0.85
 BUDGET = 1_900_000
 """Bytes of all panel pictures together; base64 adds a third."""
+SMALL_BUDGET = 1_500_000
+"""The same of all maps of branches and levels."""
 
 
 def columns_of(panel: Panel) -> dict[str, Pixels | None]:
@@ -40,13 +52,18 @@ def columns_of(panel: Panel) -> dict[str, Pixels | None]:
     return {name: draw(panel) for name, draw in COLUMNS.items()}
 
 
-def encoded(pictures: Sequence[Pixels]) -> list[str]:
-    """Pictures as data URIs: PNG, or all JPEG where that would be more than BUDGET."""
+def part_picture(panel: Panel, name: str) -> Pixels:
+    """A map of a branch or level over the image, small."""
+    return overlay(picture_of(panel.image, SMALL), plane_of(panel.part_map(name), SMALL))
+
+
+def encoded(pictures: Sequence[Pixels], budget: int = BUDGET) -> list[str]:
+    """Pictures as data URIs: PNG, or all JPEG where that would be more than `budget` bytes."""
     uris: list[str] = []
     for media_type, options in ENCODINGS:
         files = [_file(picture, options) for picture in pictures]
         uris = [data_uri(file, media_type) for file in files]
-        if sum(map(len, files)) <= BUDGET:
+        if sum(map(len, files)) <= budget:
             break
     return uris
 
@@ -90,21 +107,21 @@ def outlined(picture: Pixels, truth: NDArray[np.bool_]) -> Pixels:
     return np.where(line[..., None], np.array(CONTOUR, np.uint8), picture)
 
 
-def picture_of(pixels: Pixels) -> Pixels:
+def picture_of(pixels: Pixels, size: Size = FULL) -> Pixels:
     """(H, W, 3) -> (h, w, 3): whole pixels repeated, or a large image shrunk with antialiasing."""
-    size = _shrunk_size(pixels.shape)
-    if size is None:
-        return _repeated(pixels)
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    shrunk = _shrunk(pixels.shape, size)
+    if shrunk is None:
+        return _repeated(pixels, size)
+    return np.asarray(Image.fromarray(pixels).resize(shrunk, Image.Resampling.LANCZOS))
 
 
-def plane_of(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def plane_of(values: NDArray[np.float32], size: Size = FULL) -> NDArray[np.float32]:
     """(H, W) -> (h, w) as `picture_of`, by averages."""
-    size = _shrunk_size(values.shape)
-    if size is None:
-        return _repeated(values)
+    shrunk = _shrunk(values.shape, size)
+    if shrunk is None:
+        return _repeated(values, size)
     plane = Image.fromarray(np.nan_to_num(values, nan=0.0).astype(np.float32))
-    return np.asarray(plane.resize(size, Image.Resampling.BOX))
+    return np.asarray(plane.resize(shrunk, Image.Resampling.BOX))
 
 
 def _image(panel: Panel) -> Pixels:
@@ -134,16 +151,16 @@ COLUMNS: Mapping[str, Callable[[Panel], Pixels | None]] = {
 }
 
 
-def _repeated(pixels: NDArray[Any]) -> NDArray[Any]:
-    factor = max(1, round(SIDE / max(pixels.shape[:2])))
+def _repeated(pixels: NDArray[Any], size: Size) -> NDArray[Any]:
+    factor = max(1, round(size.near / max(pixels.shape[:2])))
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _shrunk_size(shape: tuple[int, ...]) -> tuple[int, int] | None:
+def _shrunk(shape: tuple[int, ...], size: Size) -> tuple[int, int] | None:
     """(w, h) for a picture that is too large; None for one that is not."""
     height, width = shape[:2]
-    scale = SHRUNK / max(height, width)
-    if max(height, width) <= LARGEST:
+    scale = size.shrunk / max(height, width)
+    if max(height, width) <= size.largest:
         return None
     return max(1, round(width * scale)), max(1, round(height * scale))
 

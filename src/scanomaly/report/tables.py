@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from scanomaly.metrics import Estimate
 
 if TYPE_CHECKING:
-    from scanomaly.evaluation import Evaluation, ScoredImage
+    from scanomaly.evaluation import Evaluation
+    from scanomaly.panels import ScoredImage
 
 METRICS_FORMAT = 1
 DISCLAIMER = "Research software, not a medical device."
@@ -85,7 +86,7 @@ def percent(share: float | None) -> str:
 
 def metric_lines(metrics: Mapping[str, Estimate]) -> list[MetricLine]:
     """The metrics in their order, named in words."""
-    return [_metric_line(METRIC_WORDS.get(name, name), one) for name, one in metrics.items()]
+    return [metric_line(METRIC_WORDS.get(name, name), one) for name, one in metrics.items()]
 
 
 class GapLine(NamedTuple):
@@ -141,10 +142,10 @@ def metrics_json(evaluation: Evaluation) -> str:
         "dataset": evaluation.dataset,
         "protocol": evaluation.protocol,
         "number_of_images": _numbers(evaluation.rows),
-        "image": _as_dicts(evaluation.image),
-        "pixel": _as_dicts(evaluation.pixel),
+        "image": as_dicts(evaluation.image),
+        "pixel": as_dicts(evaluation.pixel),
         "by_size": {
-            name: {"positives": stratum.positives, **_as_dicts(stratum.metrics)}
+            name: {"positives": stratum.positives, **as_dicts(stratum.metrics)}
             for name, stratum in evaluation.by_size.items()
         },
         "pixel_grid": evaluation.pixel_grid,
@@ -159,8 +160,8 @@ def metrics_json(evaluation: Evaluation) -> str:
     }
     if evaluation.honest is not None:
         content["honest"] = {
-            "image": _as_dicts(evaluation.honest.image),
-            "pixel": _as_dicts(evaluation.honest.pixel),
+            "image": as_dicts(evaluation.honest.image),
+            "pixel": as_dicts(evaluation.honest.pixel),
         }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -184,7 +185,10 @@ def predictions_csv(rows: Iterable[ScoredImage]) -> str:
     return text.getvalue()
 
 
-def _metric_line(name: str, estimate: Estimate) -> MetricLine:
+def metric_line(
+    name: str, estimate: Estimate, shown: Callable[[float | None], str] = percent
+) -> MetricLine:
+    """One metric in words. shown: how its numbers are written; empty for None."""
     remark = (estimate.why or "").removeprefix("undefined: ")
     if estimate.dropped:
         remark = (
@@ -192,11 +196,11 @@ def _metric_line(name: str, estimate: Estimate) -> MetricLine:
             "and were left out"
         )
     return MetricLine(
-        name, percent(estimate.value), percent(estimate.low), percent(estimate.high), remark
+        name, shown(estimate.value), shown(estimate.low), shown(estimate.high), remark
     )
 
 
-def _as_dicts(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | str | None]]:
+def as_dicts(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | str | None]]:
     return {name: estimate.as_dict() for name, estimate in metrics.items()}
 
 

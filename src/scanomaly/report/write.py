@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scanomaly.errors import ScanomalyError
 from scanomaly.files import write_text
 from scanomaly.report.html import report_html
 from scanomaly.report.markdown import report_markdown
+from scanomaly.report.page import require_extra
 from scanomaly.report.tables import metrics_json, predictions_csv
 
 if TYPE_CHECKING:
     from scanomaly.evaluation import Evaluation
-
-EXTRA = ("jinja2", "matplotlib")
-
-
-class MissingExtraError(ScanomalyError, ImportError):
-    """The libraries that draw report.html are not installed."""
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> Path:
@@ -31,16 +24,6 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
     write_text(folder / "predictions.csv", predictions_csv(evaluation.rows))
     write_text(folder / "report.md", report_markdown(evaluation))
     path = folder / "report.html"
-    _require_extra(path)
+    require_extra(path, "metrics.json, predictions.csv and report.md")
     write_text(path, report_html(evaluation))
     return path
-
-
-def _require_extra(path: Path) -> None:
-    missing = [name for name in EXTRA if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"{path} needs {' and '.join(missing)}, not installed here: "
-            'pip install "scanomaly[report]". '
-            "metrics.json, predictions.csv and report.md are written."
-        )

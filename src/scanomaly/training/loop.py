@@ -52,7 +52,7 @@ QUIET = (
 
 
 class _Module(LightningModule):
-    """Lightning's view of an objective. Checkpoints hold trainable tensors only."""
+    """Lightning's view of an objective. Checkpoints hold what training changes only."""
 
     strict_loading = False
 
@@ -64,6 +64,7 @@ class _Module(LightningModule):
         self._loss = objective.loss
         self._rates = objective.rates
         self._criterion = objective.criterion
+        self._statistics = {f"model.{name}" for name in objective.statistics}
         self._validation_images = 0 if objective.validation is None else len(objective.validation)
 
     def training_step(self, items: Any, _: int) -> Tensor:
@@ -92,9 +93,10 @@ class _Module(LightningModule):
         return optimiser_and_schedule(groups, self.options, self.total_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trainable = {name for name, p in self.named_parameters() if p.requires_grad}
+        changed = {name for name, p in self.named_parameters() if p.requires_grad}
+        changed |= self._statistics
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in state if name in trainable}
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in changed}
 
 
 class _Progress(Callback):
@@ -146,7 +148,7 @@ def run_loop(objective: Objective, options: FitOptions, run_dir: Path, *, resume
     with warnings.catch_warnings():
         for message in QUIET:
             warnings.filterwarnings("ignore", message=message)
-        trainer = _trainer(options, run_dir, [progress, *keeper])
+        trainer = _trainer(options, run_dir, [progress, *keeper], objective.partial)
         loaders = _loaders(objective, options, trainer)
         _run(trainer, module, loaders, _resumable(last) if resume else None)
     kept = _keep_best(keeper[0], objective)
@@ -229,13 +231,14 @@ def _checkpoint_keeper(
     ]
 
 
-def _trainer(options: FitOptions, run_dir: Path, callbacks: list[Any]) -> Trainer:
+def _trainer(options: FitOptions, run_dir: Path, callbacks: list[Any], partial: bool) -> Trainer:
+    several = "ddp_find_unused_parameters_true" if partial else "ddp"
     return Trainer(
         default_root_dir=run_dir,
         accelerator=options.accelerator,
         devices=options.devices,
         num_nodes=options.nodes,
-        strategy="ddp" if options.devices * options.nodes > 1 else "auto",
+        strategy=several if options.devices * options.nodes > 1 else "auto",
         precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
         max_epochs=options.epochs,
         accumulate_grad_batches=options.accumulate,

@@ -47,7 +47,9 @@ class Objective:
 
     model holds the parameters; loss(items of one micro-batch) is its scalar to minimise.
     rates: beginning of a parameter's name -> its own learning rate. criterion: asked after every
-    epoch, and the weights with its highest value are kept (published protocols).
+    epoch, and the weights with its highest value are kept (published protocols). partial: whether
+    a batch may leave some parameters without a gradient. statistics: names of buffers that training
+    changes, such as a batch norm's running mean.
     """
 
     model: nn.Module
@@ -56,6 +58,8 @@ class Objective:
     validation: TrainingData | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     criterion: Criterion | None = None
+    partial: bool = False
+    statistics: tuple[str, ...] = ()
 
 
 def training_device(options: FitOptions) -> torch.device:

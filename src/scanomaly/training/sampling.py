@@ -32,7 +32,7 @@ class EpochSampler(Sampler[list[Draw]]):
     ) -> None:
         if count < options.batch_size:
             raise FitError(
-                f"{count} training images are fewer than one batch of {options.batch_size}; "
+                f"{count} training items are fewer than one batch of {options.batch_size}; "
                 f"use --set fit.batch_size={count} or smaller."
             )
         self.count = count

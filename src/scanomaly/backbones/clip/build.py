@@ -53,10 +53,7 @@ def build_clip(config: ClipConfig) -> Clip:
     Raises ConfigError for an architecture that is unknown or not two transformers, WeightsError
     if the weights are missing, damaged, in another format or of another architecture.
     """
-    file = None
-    if config.weights != RANDOM_WEIGHTS:
-        file = weight_file(locate(config.name, config.weights), config.name)
-    source = _source(file, config.name)
+    source = _source(_file_of(config), config.name)
     network = _filled(source, quick_gelu=config.quick_gelu or source.quick_gelu)
     tower = network.visual
     del network.visual  # the text tower is what is left
@@ -66,6 +63,18 @@ def build_clip(config: ClipConfig) -> Clip:
     text = ClipText(network)
     vision.config = text.config = config
     return Clip(vision, text)
+
+
+def clip_sizes(config: ClipConfig) -> dict[str, Any]:
+    """What open_clip.CLIP takes for the CLIP that `config` describes. Raises as `build_clip`."""
+    sizes = _source(_file_of(config), config.name).sizes
+    return {key: sizes[key] for key in ARGUMENTS}
+
+
+def _file_of(config: ClipConfig) -> Path | None:
+    if config.weights == RANDOM_WEIGHTS:
+        return None
+    return weight_file(locate(config.name, config.weights), config.name)
 
 
 def check_clip(file: Path, name: str) -> list[str]:

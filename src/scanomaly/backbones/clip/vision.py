@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scanomaly.backbones.base import Backbone, TokenHook
+from scanomaly.backbones.clip.blocks import attend, constants, project, require_plain
 from scanomaly.backbones.resample import Grid, resample_positions
 from scanomaly.config.backbones import ClipConfig
 from scanomaly.errors import ConfigError
@@ -127,7 +128,8 @@ class ClipVision(Backbone):
         last = max(wanted, default=first - 1)
         for index in range(first, last + 1):
             with self._own_precision(tokens):
-                tokens = self.network.transformer.resblocks[index](tokens)
+                block = self.network.transformer.resblocks[index]
+                tokens = attend(block, tokens, project(block, tokens))
             outputs[index] = tokens
             if after_block is not None:
                 tokens = self._as_cast(after_block(index, tokens))
@@ -155,17 +157,7 @@ class ClipVision(Backbone):
     def _identity(self) -> Mapping[str, Tensor]:
         blocks = self.network.transformer.resblocks
         table = {"network.positional_embedding": self._native}
-        return {**super()._identity(), **table, **block_constants(blocks)}
-
-
-def block_constants(blocks: Sequence[Any]) -> dict[str, Tensor]:
-    """What a tower's blocks compute with that no weight tells: heads and activation."""
-    first = blocks[0]
-    activation = type(first.mlp.gelu).__name__.encode()
-    return {
-        "heads": torch.tensor(first.attn.num_heads),
-        "activation": torch.frombuffer(bytearray(activation), dtype=torch.uint8),
-    }
+        return {**super()._identity(), **table, **constants(blocks)}
 
 
 def _square(count: int) -> Grid:
@@ -189,4 +181,5 @@ def _checked(network: nn.Module) -> Any:
             "expected an image tower whose class token is its summary, got one that pools its "
             "patches; choose an architecture such as ViT-L-14-336."
         )
+    require_plain(network.transformer.resblocks)
     return network

@@ -4,7 +4,13 @@ Nothing is downloaded unasked: `fetch` alone touches the network. Loads no torch
 """
 
 from scanomaly.backbones.weights.fetching import Progress, fetch
-from scanomaly.backbones.weights.inventory import INVENTORY, Pretrained, describe, licence_of
+from scanomaly.backbones.weights.inventory import (
+    INVENTORY,
+    Pretrained,
+    describe,
+    is_language,
+    licence_of,
+)
 from scanomaly.backbones.weights.places import (
     CLIP_WEIGHT_FILES,
     WEIGHT_FILES,
@@ -27,6 +33,7 @@ __all__ = [
     "directories",
     "fetch",
     "find",
+    "is_language",
     "licence_of",
     "locate",
     "missing_message",

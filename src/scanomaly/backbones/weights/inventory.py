@@ -23,9 +23,14 @@ class Pretrained:
     command: str = ""
     """What makes them; then there is no repository."""
 
+    repository_files: tuple[str, ...] = ()
+    """Where they are not what its library keeps there."""
+
     @property
-    def files(self) -> tuple[str, str]:
-        """What is needed of the repository: the description and the weights."""
+    def files(self) -> tuple[str, ...]:
+        """What is needed of the repository: descriptions, and the weights last."""
+        if self.repository_files:
+            return self.repository_files
         if is_clip(self.name):
             return "open_clip_config.json", "open_clip_model.safetensors"
         return "config.json", "model.safetensors"
@@ -39,9 +44,47 @@ def _on_timm(name: str, origin: str, licence: str, megabytes: int) -> Pretrained
     return Pretrained(name, origin, licence, megabytes, f"timm/{name}")
 
 
+def _language(
+    name: str,
+    origin: str,
+    licence: str,
+    megabytes: int,
+    files: tuple[str, ...] = ("tokenizer.json", "tokenizer_config.json", "model.safetensors"),
+) -> Pretrained:
+    """For transformers, which knows it by its repository's name."""
+    files = ("config.json", *files)
+    return Pretrained(name, origin, licence, megabytes, name, repository_files=files)
+
+
+_LANGUAGE_ENTRIES = (
+    _language("openai-community/gpt2", "OpenAI, GPT-2 small", MIT, 548),
+    _language(
+        "pritamdeka/BioBert-PubMed200kRCT",
+        "BioBERT fine-tuned on PubMed 200k RCT",
+        "not stated (BioBERT: Apache-2.0)",
+        433,
+        ("pytorch_model.bin",),
+    ),
+    _language("facebook/bart-large-mnli", "Meta, BART on MNLI", MIT, 1630),
+    _language("FacebookAI/roberta-large-mnli", "Meta, RoBERTa on MNLI", MIT, 1426),
+    _language(
+        "MoritzLaurer/DeBERTa-v3-base-mnli-fever-anli", "DeBERTa-v3 on MNLI, FEVER, ANLI", MIT, 369
+    ),
+    _language(
+        "MoritzLaurer/mDeBERTa-v3-base-mnli-xnli", "multilingual DeBERTa-v3 on XNLI", MIT, 558
+    ),
+)
+_LANGUAGE_NAMES = frozenset(entry.name for entry in _LANGUAGE_ENTRIES)
+
+
+def is_language(name: str) -> bool:
+    """Whether `name` is that of a network for text in the inventory."""
+    return name in _LANGUAGE_NAMES
+
+
 def is_clip(name: str) -> bool:
     """Whether `name` is open_clip's ARCH/TAG, a network with two towers; timm's have no slash."""
-    return "/" in name
+    return "/" in name and not is_language(name)
 
 
 _ENTRIES = (
@@ -87,12 +130,16 @@ _ENTRIES = (
     _on_timm("resnet34.tv_in1k", "torchvision, ImageNet-1k", BSD, 87),
     _on_timm("resnet50.tv_in1k", "torchvision, ImageNet-1k", BSD, 102),
     _on_timm("resnet101.tv_in1k", "torchvision, ImageNet-1k", BSD, 179),
+    _on_timm("resnet50.tv2_in1k", "torchvision, ImageNet-1k, newer recipe", BSD, 102),
+    _on_timm("deit_base_patch16_224.fb_in1k", "Meta, DeiT, ImageNet-1k", APACHE, 346),
+    *_LANGUAGE_ENTRIES,
 )
 
 INVENTORY: Mapping[str, Pretrained] = {entry.name: entry for entry in _ENTRIES}
 """What the presets need and the methods know. One file of a ViT serves every patch size.
 
-Sizes are those of fp32 values (parameters times four bytes), of our own weights those of fp16.
+Sizes are those of fp32 values (parameters times four bytes), of our own weights those of fp16, of
+networks for text those of the file.
 Licences are those of the authors of the weights; read them before clinical or commercial use.
 """
 
@@ -108,6 +155,7 @@ DEFAULT_TAGS: Mapping[str, str] = {
         "resnet18.a1_in1k",
         "resnet34.a1_in1k",
         "resnet101.a1h_in1k",
+        "deit_base_patch16_224.fb_in1k",
     )
 }
 """Architecture -> full name, where timm's own default weights are in the inventory.

@@ -13,7 +13,7 @@ from scanomaly.errors import WeightsError
 ENVIRONMENT_VARIABLE = "SCANOMALY_WEIGHTS"
 DEFAULT_DIRECTORY = Path("~/.cache/scanomaly/weights")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Names inside a folder, the preferred one first: those of timm's repositories."""
+"""Names inside a folder, the preferred one first: those of timm and transformers."""
 CLIP_WEIGHT_FILES = ("open_clip_model.safetensors",)
 """The same for both towers of a CLIP; its repository may hold timm's file for one tower too."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scanomaly.backbones.weights.inventory import is_clip
+from scanomaly.backbones.weights.inventory import is_clip, is_language
 from scanomaly.backbones.weights.places import (
     CLIP_WEIGHT_FILES,
     SUFFIXES,
@@ -36,7 +36,7 @@ class Finding:
 
 
 def verify(directory: Path | str) -> list[Finding]:
-    """Check every weight file in `directory` and in its folders, ARCH/TAG too; sorted by name.
+    """Check every weight file in `directory` and in its folders, two deep; sorted by name.
 
     Readable, complete, finite, the keys and shapes of its architecture, and, where `fetch`
     recorded them, the sha256 sums. Raises WeightsError if there is nothing to check.
@@ -55,9 +55,9 @@ def verify(directory: Path | str) -> list[Finding]:
 
 
 def _items(place: Path) -> Iterator[Path]:
-    """Weight files and folders with one in `place`, and the folders ARCH/TAG of CLIPs."""
+    """Weight files and folders with one in `place`, and in its folders (ARCH/TAG, AUTHOR/NAME)."""
     yield from filter(_holds_weights, place.iterdir())
-    for name in CLIP_WEIGHT_FILES:
+    for name in (*CLIP_WEIGHT_FILES, *WEIGHT_FILES):
         yield from (file.parent for file in place.glob(f"*/*/{name}"))
 
 
@@ -74,7 +74,9 @@ def _is_clip_folder(folder: Path) -> bool:
 def _finding(item: Path) -> Finding:
     if not item.is_dir():
         return Finding(item, item.stem, tuple(file_problems(item, item.stem)))
-    name = f"{item.parent.name}/{item.name}" if _is_clip_folder(item) else item.name
+    pair = f"{item.parent.name}/{item.name}"
+    of_two = _is_clip_folder(item) or is_language(pair.removesuffix(".partial"))
+    name = pair if of_two else item.name
     if name.endswith(".partial"):
         name = name.removesuffix(".partial")
         return Finding(item, name, (f"unfinished download; `scanomaly weights fetch {name}`",))
@@ -114,6 +116,10 @@ def _check(file: Path, name: str) -> list[str]:
         from scanomaly.backbones.clip import check_clip
 
         return check_clip(file, name)
+    if is_language(name):
+        from scanomaly.backbones.language import check_language
+
+        return check_language(file)
     from scanomaly.backbones.loading import check_weights
 
     return check_weights(file, name)

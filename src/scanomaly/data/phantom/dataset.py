@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from scanomaly.data.phantom.errors import PhantomError
 from scanomaly.data.phantom.fields import ImageArray
 from scanomaly.data.phantom.simulate import ALL_CONTRASTS
 from scanomaly.data.phantom.styles import SLICES, STYLES, Style, StyledSlice, brain_style
-from scanomaly.files import write_bytes
+from scanomaly.files import write_bytes, write_text
 
 MANIFEST = "phantom.csv"
 UNFINISHED = "phantom.unfinished"  # present while a run writes, left by an interrupted one
+OPTIONS = "phantom.json"  # of all styles in a folder; finished ones stay when it is written again
 COLUMNS = ("id", "patient", "path", "label", "mask", "split")  # before those of the style
 ALL_STYLES = "all"
 VALID_SHARE, TEST_SHARE = 0.15, 0.25
@@ -68,14 +70,14 @@ def write_style(
     """
     members = assign(patients)
     subjects = [style.subject(seed, m.index, slices=slices) for m in members]
-    _claim(out)
+    claim(out)
     rows: list[Row] = []
     for done, (member, subject) in enumerate(zip(members, subjects, strict=True), start=1):
         shown = _slices(style, member, subject, slices)
-        rows.extend(_write_slice(out, member.split, style, s) for s in shown)
+        rows.extend(write_slice(out, member.split, s, style.has_masks) for s in shown)
         if progress:
             progress(done, patients)
-    write_bytes(out / MANIFEST, _csv_text(rows, (*COLUMNS, *style.columns)).encode())
+    write_bytes(out / MANIFEST, csv_text(rows, (*COLUMNS, *style.columns)).encode())
     (out / UNFINISHED).unlink()
     return out / MANIFEST
 
@@ -92,24 +94,27 @@ def write_styles(
 ) -> list[Path]:
     """Writes one data set a style into a folder of `out`; returns the paths of their manifests.
 
-    styles: keys of STYLES, or `all`; patients: of each style; contrasts: of the brain. Raises
-    PhantomError as write_style does, for an unknown style, and when `out` holds something else.
+    styles: keys of STYLES, or `all`; patients: of each style; contrasts: of the brain. What an
+    earlier call with the same options finished is kept. Raises PhantomError as write_style does,
+    for an unknown style, and when `out` holds something else or styles with other options.
     """
     chosen = _choose(styles, contrasts)
-    _refuse_others(out, [style.name for style in chosen])
-    written: list[Path] = []
-    for style in chosen:
-        before = len(written) * patients
+    assign(patients)  # refuses too few before anything is written
+    options = {"patients": patients, "seed": seed, "slices": slices, "contrasts": [*contrasts]}
+    _claim_for_styles(out, options)
+    for number, style in enumerate(chosen):
+        before = number * patients
 
         def report(done: int, total: int, before: int = before) -> None:
             if progress:
                 progress(before + done, total * len(chosen))
 
         place = out / style.name
-        written.append(
-            write_style(place, style, patients=patients, seed=seed, slices=slices, progress=report)
-        )
-    return written
+        if _is_finished(place):
+            report(patients, patients)
+            continue
+        write_style(place, style, patients=patients, seed=seed, slices=slices, progress=report)
+    return [out / style.name / MANIFEST for style in chosen]
 
 
 def _choose(names: Sequence[str], contrasts: Sequence[str]) -> list[Style[Any]]:
@@ -123,19 +128,43 @@ def _choose(names: Sequence[str], contrasts: Sequence[str]) -> list[Style[Any]]:
     return [style for name, style in known.items() if ALL_STYLES in names or name in names]
 
 
-def _refuse_others(out: Path, wanted: Sequence[str]) -> None:
-    """A folder of sets holds styles only, and none that is asked for and complete."""
+def _claim_for_styles(out: Path, options: Mapping[str, Any]) -> None:
+    """Makes the folder ours: empty, new, or holding styles of the same options only."""
     if out.exists() and not out.is_dir():
         raise PhantomError(f"The phantom needs a folder; {out} is a file; give another name.")
     found = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
-    names = [style.name for style in STYLES.values()]
-    others = [name for name in found if name not in names]
-    complete = [name for name in wanted if (out / name / MANIFEST).exists()]
-    if others or complete:
+    known = [style.name for style in STYLES.values()] if OPTIONS in found else []
+    others = [name for name in found if name not in (OPTIONS, *known)]
+    if others:
         raise PhantomError(
             f"The phantom writes each style into a folder of its own; {out} already holds "
-            f"{', '.join([*others, *complete][:3])}; give another folder, or remove it."
+            f"{', '.join(others[:3])}; give another folder, or remove it."
         )
+    if OPTIONS in found:
+        _require_same(out / OPTIONS, options)
+    write_text(out / OPTIONS, json.dumps(options) + "\n")
+
+
+def _require_same(file: Path, options: Mapping[str, Any]) -> None:
+    """Raises PhantomError where the styles beside `file` were simulated with other options."""
+    try:
+        before: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise PhantomError(f"{file} is damaged ({error}); give another folder.") from error
+    differing = [
+        f"{name} {before.get(name)}, not {value}"
+        for name, value in options.items()
+        if before.get(name) != value
+    ]
+    if differing:
+        raise PhantomError(
+            f"{file.parent} holds styles simulated with other options ({'; '.join(differing)}); "
+            "repeat those to go on, or give another folder."
+        )
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / MANIFEST).exists() and not (folder / UNFINISHED).exists()
 
 
 def assign(patients: int) -> list[Member]:
@@ -161,7 +190,7 @@ def _slices(style: Style[Any], member: Member, subject: Any, slices: int) -> Ite
     return style.matched(subject, slices, diseased=member.diseased)
 
 
-def _claim(out: Path) -> None:
+def claim(out: Path) -> None:
     """Makes the folder ours: empty, new, or left unfinished by an earlier run."""
     found = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
     if out.exists() and not out.is_dir():
@@ -179,15 +208,16 @@ def _claim(out: Path) -> None:
     (out / MANIFEST).unlink(missing_ok=True)
 
 
-def _write_slice(out: Path, split: str, style: Style[Any], slice_: StyledSlice) -> Row:
+def write_slice(out: Path, split: str, slice_: StyledSlice, with_mask: bool = True) -> Row:
+    """Writes an image and its mask to their places in the layout; returns its line."""
     name = f"{slice_.patient}_{slice_.index:02d}"
     diseased = bool(slice_.finding)
     group = "Ungood" if diseased else "good"
     path = f"{split}/{group}/img/{name}.png"
-    mask = f"{split}/{group}/anomaly_mask/{name}.png" if diseased and style.has_masks else ""
-    _write_png(out / path, slice_.image)
+    mask = f"{split}/{group}/anomaly_mask/{name}.png" if diseased and with_mask else ""
+    write_png(out / path, slice_.image)
     if mask:
-        _write_png(out / mask, slice_.mask.astype(np.uint8) * np.uint8(255))
+        write_png(out / mask, slice_.mask.astype(np.uint8) * np.uint8(255))
     row: Row = {
         "id": name,
         "patient": slice_.patient,
@@ -199,7 +229,8 @@ def _write_slice(out: Path, split: str, style: Style[Any], slice_: StyledSlice) 
     return row | dict(slice_.cells) | dict(slice_.finding)
 
 
-def _csv_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
+def csv_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
+    """A table with these columns; missing cells are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
@@ -207,7 +238,8 @@ def _csv_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def _write_png(path: Path, image: ImageArray) -> None:
+def write_png(path: Path, image: ImageArray) -> None:
+    """Writes a grey or colour image, through a temporary name."""
     data = io.BytesIO()
     Image.fromarray(image).save(data, format="PNG")
     write_bytes(path, data.getvalue())

@@ -50,7 +50,8 @@ def trilinear(values: npt.NDArray[np.uint8] | FloatArray, position: FloatArray) 
     result = np.zeros((len(position), shape[3]), dtype=np.float32)
     for i, j, k in product((0, 1), repeat=3):
         corner = (ends[0][i] * shape[1] + ends[1][j]) * shape[2] + ends[2][k]
-        result += flat[corner] * (weights[0][i] * weights[1][j] * weights[2][k])[:, None]
+        share = weights[0][i] * weights[1][j] * weights[2][k]
+        result += flat.take(corner, axis=0) * share[:, None]
     return result
 
 

@@ -17,7 +17,6 @@ from scanomaly.data.phantom.fields import BoolArray, FloatArray
 from scanomaly.data.phantom.lesions import DIAMETER_RANGE, Model
 from scanomaly.data.phantom.patient import PIXEL_MM, Patient, SliceField
 
-TYPICAL_CONTRAST = 0.3  # before scaling: keeps a lesion's texture in proportion
 LARGEST_CHANGE = 0.85  # of a pixel, relative to the local tissue: more would be a caricature
 MASK_LEVEL = 0.5  # share of a pixel that must be changed
 # Diameter in mm times contrast: mild below the first, severe above the second, else moderate.
@@ -59,7 +58,7 @@ def healthy_image(patient: Patient, slice_: SliceField) -> FloatArray:
 def diseased_image(patient: Patient, slice_: SliceField, model: Model) -> Finding | None:
     """The same slice with the lesion; None where its cut is not 4 to 40 mm wide."""
     base, mask, change = _change(patient, slice_, model)
-    diameter = diameter_of(mask)
+    diameter = diameter_of(mask, patient.pixel_mm)
     if not DIAMETER_RANGE[0] <= diameter <= DIAMETER_RANGE[1]:
         return None
     surroundings = float(base[mask].mean())
@@ -72,7 +71,8 @@ def diseased_image(patient: Patient, slice_: SliceField, model: Model) -> Findin
             return None
         contrast = model.contrast
     image = np.maximum(base + change, 0)
-    return Finding(image, mask, describe(model.kind, slice_, mask, diameter, contrast))
+    points = slice_.points[mask.ravel()[slice_.pixels]]
+    return Finding(image, mask, describe(model.kind, points, diameter, contrast))
 
 
 def _change(
@@ -125,10 +125,7 @@ def _intensity_change(slice_: SliceField, model: Model) -> FloatArray:
         inside = alpha > MASK_LEVEL
         if not inside.any():
             continue
-        level = base[inside].mean()
-        pattern = part.homogeneous * level + (1 - part.homogeneous) * base
-        target = pattern + TYPICAL_CONTRAST * part.strength * level
-        result += alpha * (target - result)
+        result += alpha * (part.target(base, inside) - result)
     return np.asarray(result - base, dtype=np.float32)
 
 
@@ -143,20 +140,17 @@ def _ventricle_change(
     return base, slice_.mask((gained > MASK_LEVEL) & near), healthy_image(patient, wide) - base
 
 
-def diameter_of(mask: BoolArray) -> float:
+def diameter_of(mask: BoolArray, pixel_mm: float = PIXEL_MM) -> float:
     """Diameter in mm of the disc with the area of the largest part of a mask (S, S); 0 if empty."""
     labels, count = ndimage.label(mask, np.ones((3, 3)))
     if not count:
         return 0.0
-    area = np.bincount(labels.ravel())[1:].max() * PIXEL_MM**2
+    area = np.bincount(labels.ravel())[1:].max() * pixel_mm**2
     return float(2 * np.sqrt(area / np.pi))
 
 
-def describe(
-    kind: str, slice_: SliceField, mask: BoolArray, diameter: float, contrast: float
-) -> Lesion:
-    """The words and numbers that go with a mask (S, S)."""
-    points = slice_.points[mask.ravel()[slice_.pixels]]
+def describe(kind: str, points: FloatArray, diameter: float, contrast: float) -> Lesion:
+    """The words and numbers that go with a mask's MNI points (N, 3)."""
     lobes = Counter(lobe_of(points).tolist())
     load = diameter * contrast
     severity = (

@@ -6,15 +6,17 @@ N brain pixels of a slice.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Protocol, Self
 
 import numpy as np
 
-from scanomaly.data.phantom.fields import FloatArray, smoothstep
+from scanomaly.data.phantom.fields import BoolArray, FloatArray, smoothstep
 from scanomaly.data.phantom.patient import SliceField
 from scanomaly.data.phantom.shapes import Blob, draw_blob
 
 EDGE_MM = 2.0  # width of a lesion's soft edge
 CONTRAST_RANGE = (0.15, 0.5)  # change relative to the local tissue
+TYPICAL_CONTRAST = 0.3  # before scaling: keeps a lesion's texture in proportion
 DIAMETER_RANGE = (4.0, 40.0)  # mm
 
 # Sign and relative strength of the change in each MR contrast, (low, high) of a uniform draw.
@@ -26,9 +28,25 @@ NECROSIS: Look = {"T1": (-1.2, -0.8), "T2": (1.0, 1.2), "FLAIR": (-0.9, -0.4)}
 FLUID: Look = {"T1": (-1.0, -0.9), "T2": (0.9, 1.0), "FLAIR": (-1.0, -0.9)}
 
 
+class Part(Protocol):
+    """One part of a lesion: where it is in a slice, and what the tissue becomes there."""
+
+    def alpha(self, slice_: SliceField) -> FloatArray:
+        """Changed share of each pixel, 0..1 (N,)."""
+        ...
+
+    def target(self, base: FloatArray, inside: BoolArray) -> FloatArray:
+        """Intensity of what is wholly changed (N,), from the healthy one; inside: alpha > 0.5."""
+        ...
+
+    def scaled(self, factor: float) -> Self:
+        """The same part, larger or smaller about its centre."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One part of a lesion: where it is, which tissue it takes, how it changes the intensity."""
+    """Blobs of one look: where it is, which tissue it takes, how it changes the intensity."""
 
     blobs: tuple[Blob, ...]
     strength: float  # signed, relative to the other components
@@ -47,6 +65,16 @@ class Component:
             alpha *= smoothstep(0.5 + side * slice_.points[:, 0] / EDGE_MM)
         share = slice_.tissue[:, :3] @ np.array(self.takes, dtype=np.float32) / 255
         return np.asarray(alpha * np.clip(share, 0, 1), dtype=np.float32)
+
+    def target(self, base: FloatArray, inside: BoolArray) -> FloatArray:
+        """The tissue's own pattern, evened out and shifted relative to its mean inside (N,)."""
+        level = base[inside].mean()
+        pattern = self.homogeneous * level + (1 - self.homogeneous) * base
+        return np.asarray(pattern + TYPICAL_CONTRAST * self.strength * level, dtype=np.float32)
+
+    def scaled(self, factor: float) -> Self:
+        """All blobs larger or smaller about their centres."""
+        return replace(self, blobs=tuple(blob.scaled(factor) for blob in self.blobs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +102,7 @@ class Model:
 
     kind: str
     contrast: float  # mean change inside the mask relative to the local tissue
-    components: tuple[Component, ...] = ()
+    components: tuple[Part, ...] = ()
     push: Push | None = None
     ventricle_growth: float = 0.0  # mm
     pattern: str | None = None  # of an artefact: a key of artefacts.PATTERNS
@@ -84,10 +112,7 @@ class Model:
         """The same lesion, its blobs and mass effect larger or smaller about their centres."""
         if not self.components:
             return self
-        parts = tuple(
-            replace(part, blobs=tuple(blob.scaled(factor) for blob in part.blobs))
-            for part in self.components
-        )
+        parts = tuple(part.scaled(factor) for part in self.components)
         push = self.push and replace(
             self.push, radius=self.push.radius * factor, amount=min(self.push.amount * factor, 7.0)
         )
@@ -122,12 +147,12 @@ class Draw:
         return np.asarray(chosen + np.array([0, 0, off_plane]), dtype=np.float32)
 
 
-def _tissue(slice_: SliceField) -> tuple[FloatArray, FloatArray, FloatArray]:
+def tissues_of(slice_: SliceField) -> tuple[FloatArray, FloatArray, FloatArray]:
     white, grey, csf = (slice_.tissue[:, c] / np.float32(255) for c in range(3))
     return white, grey, csf
 
 
-def _in_cerebrum(slice_: SliceField) -> FloatArray:
+def in_cerebrum(slice_: SliceField) -> FloatArray:
     """1 in the cerebrum, 0 near the cerebellum and brainstem (N,)."""
     y, z = slice_.points[:, 1], slice_.points[:, 2]
     return np.asarray(
@@ -135,18 +160,18 @@ def _in_cerebrum(slice_: SliceField) -> FloatArray:
     )
 
 
-def _weights(slice_: SliceField, tissue: FloatArray, low: float, high: float) -> FloatArray:
+def tissue_weights(slice_: SliceField, tissue: FloatArray, low: float, high: float) -> FloatArray:
     """Cerebral points with enough of a tissue whose depth in mm lies in low..high (N,)."""
     depth = slice_.shape[:, 4]
     fits = (tissue > 0.7) & (depth >= low) & (depth <= high)
-    return np.asarray(fits * _in_cerebrum(slice_), dtype=np.float32)
+    return np.asarray(fits * in_cerebrum(slice_), dtype=np.float32)
 
 
 def draw_mass(draw: Draw) -> Model | None:
     """A tumour: core, sometimes an enhancing rim round necrosis, and oedema in white matter."""
     rng, radius = draw.rng, draw.diameter / 2
-    white, grey, _ = _tissue(draw.slice_)
-    centre = draw.place(_weights(draw.slice_, white + grey, min(0.5 * radius + 3, 18), 99))
+    white, grey, _ = tissues_of(draw.slice_)
+    centre = draw.place(tissue_weights(draw.slice_, white + grey, min(0.5 * radius + 3, 18), 99))
     if centre is None:
         return None
     core = draw_blob(rng, centre, radius * rng.uniform(0.55, 0.9), 0.10)
@@ -166,9 +191,9 @@ def draw_mass(draw: Draw) -> Model | None:
 def draw_white_matter_lesions(draw: Draw) -> Model | None:
     """Several small lesions in white matter, denser round the ventricles."""
     rng, slice_ = draw.rng, draw.slice_
-    white, _, _ = _tissue(slice_)
+    white, _, _ = tissues_of(slice_)
     to_ventricle = np.maximum(slice_.shape[:, 0], 0)  # mm
-    weight = _weights(slice_, white, 7, 99) * (0.15 + smoothstep(1 - to_ventricle / 30))
+    weight = tissue_weights(slice_, white, 7, 99) * (0.15 + smoothstep(1 - to_ventricle / 30))
     blobs = []
     for size in (1.0, *rng.uniform(0.35, 0.9, rng.integers(2, 10))):
         centre = draw.place(weight)
@@ -182,8 +207,8 @@ def draw_white_matter_lesions(draw: Draw) -> Model | None:
 
 def draw_infarct(draw: Draw) -> Model | None:
     """A territory of one lobe: cortex and the white matter below it."""
-    _, grey, _ = _tissue(draw.slice_)
-    centre = draw.place(_weights(draw.slice_, grey, 3, max(10.0, 0.35 * draw.diameter)))
+    _, grey, _ = tissues_of(draw.slice_)
+    centre = draw.place(tissue_weights(draw.slice_, grey, 3, max(10.0, 0.35 * draw.diameter)))
     if centre is None:
         return None
     blob = draw_blob(draw.rng, centre, draw.diameter / 2, 0.25, grain=0.6)
@@ -193,8 +218,8 @@ def draw_infarct(draw: Draw) -> Model | None:
 
 def draw_oedema(draw: Draw) -> Model | None:
     """Swelling that follows the white matter and spares much of the cortex."""
-    white, _, _ = _tissue(draw.slice_)
-    centre = draw.place(_weights(draw.slice_, white, 5, 40))
+    white, _, _ = tissues_of(draw.slice_)
+    centre = draw.place(tissue_weights(draw.slice_, white, 5, 40))
     if centre is None:
         return None
     blob = draw_blob(draw.rng, centre, draw.diameter / 2, 0.3, grain=0.6)
@@ -206,9 +231,11 @@ def draw_oedema(draw: Draw) -> Model | None:
 
 def draw_resection(draw: Draw) -> Model | None:
     """A cavity at the brain surface, filled with fluid."""
-    white, grey, csf = _tissue(draw.slice_)
+    white, grey, csf = tissues_of(draw.slice_)
     radius = draw.diameter / 2
-    centre = draw.place(_weights(draw.slice_, white + grey + csf, 0.3 * radius, 0.6 * radius + 3))
+    centre = draw.place(
+        tissue_weights(draw.slice_, white + grey + csf, 0.3 * radius, 0.6 * radius + 3)
+    )
     if centre is None:
         return None
     blob = draw_blob(draw.rng, centre, radius, 0.12)

@@ -39,6 +39,7 @@ class Patient:
     offset: FloatArray  # (3,) part of the noise volume used
     ventricle_growth: float  # mm
     appearance: Appearance
+    pixel_mm: float = PIXEL_MM
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +105,25 @@ def _rigid(patient: Patient, height: float, plane: FloatArray) -> FloatArray:
 
 def slice_points(patient: Patient, height: float) -> tuple[FloatArray, FloatArray]:
     """MNI points (S * S, 3) and bias field (S * S,) of one slice."""
-    nodes = _rigid(patient, height, _plane(SIDE // COARSE, PIXEL_MM * COARSE))
+    nodes = _rigid(patient, height, _plane(SIDE // COARSE, patient.pixel_mm * COARSE))
     wide, fine = patient.deformation
     move = wide * smooth_noise(nodes, 28.0, patient.offset)
     move += fine * smooth_noise(nodes, 9.0, patient.offset + np.float32(0.5))
     coarse = np.concatenate([move, bias_field(patient.appearance, nodes)[:, None]], axis=-1)
     coarse = coarse.reshape(SIDE // COARSE, SIDE // COARSE, 4)
     full = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).reshape(-1, 4)
-    points = _rigid(patient, height, _plane(SIDE, PIXEL_MM)) + full[:, :3]
+    points = _rigid(patient, height, _plane(SIDE, patient.pixel_mm)) + full[:, :3]
     return points, np.asarray(full[:, 3], dtype=np.float32)
 
 
 def slice_field(patient: Patient, height: float) -> SliceField:
     """The healthy slice of a patient at an MNI height in mm."""
+    return brain_field(patient, *slice_points(patient, height))
+
+
+def brain_field(patient: Patient, points: FloatArray, bias: FloatArray) -> SliceField:
+    """The brain in a slice of MNI points (S * S, 3) under a bias field (S * S,)."""
     template = load_template()
-    points, bias = slice_points(patient, height)
     near = np.flatnonzero(template.shape.sample(points)[:, 4] > 0)
     source = ventricle_warp(points[near], patient.ventricle_growth)
     tissue = template.tissue.sample(source)
@@ -127,7 +132,7 @@ def slice_field(patient: Patient, height: float) -> SliceField:
     return SliceField(
         pixels=pixels,
         points=points,
-        plane=_plane(SIDE, PIXEL_MM)[pixels],
+        plane=_plane(SIDE, patient.pixel_mm)[pixels],
         shape=template.shape.sample(points),
         tissue=tissue,
         intensity=tissue_intensity(patient.appearance, tissue, source[brain]),

@@ -26,6 +26,11 @@ LEVELS = (
 )
 """Below which MNI z (mm) a slice shows what."""
 
+BRAIN_COLUMNS = (
+    *("contrast", "height_mm"),
+    *("kind", "side", "lobe", "diameter_mm", "lesion_contrast", "severity"),
+)
+
 
 @dataclass(frozen=True)
 class Head:
@@ -38,7 +43,8 @@ class Head:
         return draw_lesion(self.subject)
 
 
-def _styled(slice_: PhantomSlice) -> StyledSlice:
+def styled(slice_: PhantomSlice) -> StyledSlice:
+    """A slice with the words and columns that go with it."""
     level = next(words for height, words in LEVELS if slice_.height_mm < height)
     return StyledSlice(
         patient=slice_.patient,
@@ -65,13 +71,13 @@ def _cells(lesion: Lesion) -> dict[str, Cell]:
 
 def healthy_slice(head: Head, index: int) -> StyledSlice:
     """One slice without a lesion."""
-    return _styled(without_lesion(head.subject, index))
+    return styled(without_lesion(head.subject, index))
 
 
 def diseased_slice(head: Head, index: int) -> StyledSlice | None:
     """The same slice with the patient's lesion; None where it does not show."""
     found = with_lesion(head.subject, index, head.lesion)
-    return _styled(found) if found else None
+    return styled(found) if found else None
 
 
 def make_head(
@@ -92,10 +98,7 @@ def brain_style(contrasts: Sequence[str] = ALL_CONTRASTS) -> Style[Head]:
         name="Brain_MRI",
         title="Brain MRI with lesions (simulated)",
         has_masks=True,
-        columns=(
-            *("contrast", "height_mm"),
-            *("kind", "side", "lobe", "diameter_mm", "lesion_contrast", "severity"),
-        ),
+        columns=BRAIN_COLUMNS,
         subject=partial(make_head, contrasts=tuple(contrasts)),
         healthy=healthy_slice,
         diseased=diseased_slice,

@@ -1,0 +1,52 @@
+"""A template and what it names -> one HTML page that asks for nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+from scanomaly.errors import ScanomalyError
+from scanomaly.report.pictures import data_uri
+from scanomaly.report.tables import percent
+
+EXTRA = ("jinja2", "matplotlib")
+
+
+class MissingExtraError(ScanomalyError, ImportError):
+    """The libraries that draw report.html are not installed."""
+
+
+def render(template: str, context: Mapping[str, object]) -> str:
+    """A template of this folder with everything that it names. Needs jinja2."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(_text_of),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "picture": lambda png: data_uri(png, "image/png")}
+    return environment.get_template(template).render(context)
+
+
+def _text_of(template: str) -> str:
+    return files("scanomaly.report").joinpath(template).read_text(encoding="utf-8")
+
+
+def duration(seconds: float) -> str:
+    """Such as `43 ms` or `1.20 s`."""
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def require_extra(path: Path, written: str) -> None:
+    """Raises MissingExtraError where `path` cannot be drawn. written: what is safe already."""
+    missing = [name for name in EXTRA if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"{path} needs {' and '.join(missing)}, not installed here: "
+            f'pip install "scanomaly[report]". {written} are written.'
+        )

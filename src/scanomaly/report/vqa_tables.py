@@ -1,0 +1,219 @@
+"""The numbers of an answerer's report: for machines in full, for people with few digits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scanomaly.metrics import Estimate
+from scanomaly.report.tables import MetricLine, as_dicts, metric_line, percent
+
+if TYPE_CHECKING:
+    from scanomaly.vqa.results import (
+        AnsweredItem,
+        Metrics,
+        OpenSet,
+        OpenSetPart,
+        QuestionResult,
+        VqaEvaluation,
+    )
+
+VQA_FORMAT = 1
+COLUMNS = (
+    *("id", "split", "patient", "category", "question_name", "question", "truth", "answer"),
+    *("correct", "log_probability"),
+)
+
+WORDS: Mapping[str, str] = {
+    "accuracy": "Accuracy, same text",
+    "class_accuracy": "Accuracy, same class",
+    "f1": "F1 as published",
+    "f1_macro": "F1, mean of classes",
+    **{f"bleu_{order}": f"BLEU-{order}" for order in (1, 2, 3, 4)},
+    "rouge_l": "ROUGE-L",
+    "cider": "CIDEr (0 to 10)",
+    "first_word": "First word agrees (such as Yes)",
+    "gain": "Accuracy above the majority answer (paired)",
+    "entailment": "Answer entails reference",
+    "neutral": "Neither",
+    "contradiction": "Answer contradicts reference",
+    "tie": "Undecided",
+    "entailment_reversed": "Reference entails answer",
+    "neutral_reversed": "Neither, reversed",
+    "contradiction_reversed": "Reference contradicts answer",
+    "tie_reversed": "Undecided, reversed",
+}
+"""Metric -> what a report calls it."""
+TABLE_WORDS: Mapping[str, str] = {
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "accuracy": "Accuracy",
+}
+"""The same in the open-set table, whose metrics are those of one class."""
+CLASS_WORDS: Mapping[str, str] = {"No.": "unhealthy (No.)", "Yes.": "healthy (Yes.)"}
+"""Answer to the normal question -> the class that it names, in the open-set table."""
+
+
+@dataclass(frozen=True, slots=True)
+class VqaLine:
+    """A metric beside that of the majority answers; signature: how exactly it is computed."""
+
+    metric: MetricLine
+    baseline: str
+    signature: str
+
+
+def vqa_lines(
+    metrics: Mapping[str, Estimate],
+    baseline: Mapping[str, Estimate],
+    signatures: Mapping[str, str],
+) -> list[VqaLine]:
+    """The metrics in their order, named in words; in percent, but CIDEr as it is."""
+    return [
+        VqaLine(
+            line(name, one),
+            _shown(name)(baseline[name].value) if name in baseline else "",
+            signatures.get(name, ""),
+        )
+        for name, one in metrics.items()
+    ]
+
+
+def line(name: str, estimate: Estimate) -> MetricLine:
+    return metric_line(WORDS.get(name, name), estimate, _shown(name))
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _shown(name: str) -> Any:
+    return _plain if name == "cider" else percent
+
+
+def probability(log_probability: float) -> str:
+    """Such as `93 %`; small ones keep a digit."""
+    share = 100 * math.exp(min(0.0, log_probability))
+    return f"{share:.0f} %" if share >= 1 else f"{share:.1g} %"
+
+
+def vqa_metrics_json(evaluation: VqaEvaluation) -> str:
+    """The text of metrics.json: every number of the evaluation, without the single answers."""
+    content = {
+        "format": VQA_FORMAT,
+        "kind": "vqa",
+        "preset": evaluation.run.preset,
+        "dataset": evaluation.dataset,
+        "number_of_questions": _numbers(evaluation.rows),
+        "closed": as_dicts(evaluation.closed),
+        "open": as_dicts(evaluation.open),
+        "majority": {
+            "closed": as_dicts(evaluation.closed_baseline),
+            "open": as_dicts(evaluation.open_baseline),
+        },
+        "closed_gain_over_majority": evaluation.gain.as_dict(),
+        "nli": {name: as_dicts(found) for name, found in evaluation.nli.items()},
+        "questions": {q.question.name: _question(q) for q in evaluation.questions},
+        "open_set": None if evaluation.open_set is None else _open_set(evaluation.open_set),
+        "signatures": dict(evaluation.signatures),
+        "splits": dict(evaluation.splits),
+        "resampled": evaluation.resampled,
+        "seconds_per_answer": evaluation.seconds_per_answer,
+        "weights": list(evaluation.weights),
+        "notes": list(evaluation.notes),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def answers_csv(rows: Iterable[AnsweredItem]) -> str:
+    """The text of answers.csv: every field quoted, so that none can end a line or a column."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow(COLUMNS)
+    for row in rows:
+        item = row.item
+        correct = "" if row.correct is None else int(row.correct)
+        writer.writerow(
+            [
+                *(item.id, item.split, item.patient or "", item.category),
+                *(row.question.name, item.question, row.truth, row.answer),
+                *(correct, f"{row.log_probability:.6g}"),
+            ]
+        )
+    return text.getvalue()
+
+
+def _numbers(rows: Sequence[AnsweredItem]) -> dict[str, int]:
+    closed = sum(row.question.closed for row in rows)
+    return {"total": len(rows), "closed": closed, "open": len(rows) - closed}
+
+
+def _question(result: QuestionResult) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "question": result.question.text,
+        "items": result.items,
+        "metrics": as_dicts(result.metrics),
+        "majority_answer": result.majority,
+        "majority": as_dicts(result.baseline),
+    }
+    if result.gain is not None:
+        content["gain_over_majority"] = result.gain.as_dict()
+    if result.confusion is not None:
+        content["confusion"] = {
+            "answers": list(result.confusion.answers),
+            "counts": [list(row) for row in result.confusion.counts],
+        }
+    return content
+
+
+def _open_set(open_set: OpenSet) -> dict[str, Any]:
+    parts = {"known": open_set.known, "unknown": open_set.unknown}
+    return {name: _part(part) for name, part in parts.items()}
+
+
+def _part(part: OpenSetPart) -> dict[str, Any]:
+    return {
+        "unhealthy": part.unhealthy,
+        "healthy": part.healthy,
+        "classes": {name: as_dicts(metrics) for name, metrics in part.classes.items()},
+        "as_published": {
+            name: {"ACC": metrics["precision"].value, "F1": metrics["f1"].value}
+            for name, metrics in part.classes.items()
+        },
+        "confusion": [list(row) for row in part.confusion.counts],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSetLine:
+    """One class of one set of cases; published: what the paper's columns would print."""
+
+    cases: str
+    name: str
+    metrics: Sequence[MetricLine]
+    published: Sequence[str]
+
+
+def open_set_lines(open_set: OpenSet) -> list[OpenSetLine]:
+    """Known and unknown kinds, class by class and their mean."""
+    parts = {"trained kinds": open_set.known, "kinds left out": open_set.unknown}
+    return [
+        OpenSetLine(
+            f"{words}: {part.unhealthy} unhealthy, {part.healthy} healthy",
+            CLASS_WORDS.get(name, name),
+            [metric_line(TABLE_WORDS[metric], one) for metric, one in metrics.items()],
+            _published(metrics),
+        )
+        for words, part in parts.items()
+        for name, metrics in part.classes.items()
+    ]
+
+
+def _published(metrics: Metrics) -> list[str]:
+    return [percent(metrics["precision"].value), percent(metrics["f1"].value)]

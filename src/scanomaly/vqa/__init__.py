@@ -1,0 +1,1 @@
+"""Visual question answering: from an image, its anomaly map and its reconstruction to words."""

@@ -61,18 +61,33 @@ ARROWS: Mapping[str, frozenset[str]] = {
         "report": "errors files metrics questions",
         "presets": "config errors",
         "pretraining": "backbones config data errors files records training",
+        "ray_cluster": "errors",
+        "doctor": "data errors files metrics",
+        "importing": (
+            "backbones checkpoint config data devices errors fitting inference methods presets "
+            "run_folder vqa"
+        ),
+        "scoring": (
+            "calibration checkpoint config data devices errors files inference ray_cluster "
+            "run_folder"
+        ),
+        "bench": (
+            "backbones config data errors evaluation files fitting inference metrics presets "
+            "questions ray_cluster scanomaly vqa"
+        ),
         "demo": "config data errors evaluation fitting presets",
         "demo_vqa": "asking data demo errors evaluation inference presets triples vqa",
         "cli": (
-            "asking backbones config data demo demo_vqa errors evaluation figures fitting "
-            "inference prediction presets pretraining report scanomaly triples vqa"
+            "asking backbones bench config data demo demo_vqa doctor errors evaluation figures "
+            "fitting importing inference prediction presets pretraining report scanomaly scoring "
+            "triples vqa"
         ),
     }.items()
 }
 """Room -> rooms it may import, whether at the top of a file or inside a function."""
 
 TYPING_ONLY: Mapping[str, frozenset[str]] = {
-    "report": frozenset({"asking", "evaluation", "panels", "vqa"}),
+    "report": frozenset({"asking", "bench", "evaluation", "panels", "vqa"}),
     "scanomaly": frozenset(
         {
             *("asking", "config", "data", "errors", "evaluation", "inference", "presets"),
@@ -83,7 +98,9 @@ TYPING_ONLY: Mapping[str, frozenset[str]] = {
 """Room -> further rooms it may name in annotations, under TYPE_CHECKING."""
 
 LIGHT = (
-    *("scanomaly", "calibration", "cli", "config", "errors", "files", "metrics", "presets"),
+    *("scanomaly", "calibration", "cli", "config", "doctor", "errors", "files", "metrics"),
+    *("bench/breakdown", "bench/comparison", "bench/differences", "bench/findings"),
+    *("bench/needs", "bench/tables", "presets"),
     *(
         "questions",
         "data/mivqa",
@@ -113,9 +130,13 @@ TOP_LEVEL_HOMES: Mapping[str, tuple[str, ...]] = {
         "cli/__init__",
         "cli/answers",
         "cli/app",
+        "cli/bench",
         "cli/detectors",
+        "cli/doctor",
+        "cli/importing",
         "cli/language",
         "cli/reports",
+        "cli/scoring",
         "cli/simulation",
         "cli/weights",
     ),

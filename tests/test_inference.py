@@ -1,5 +1,6 @@
 """A fitted detector on files and arrays: the same answer by every way in, on the input's grid."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 
 import scanomaly
+from scanomaly.data.dataset import ImageDataset
 from scanomaly.data.images import read_image
 from scanomaly.data.manifest import Manifest, Row
 from scanomaly.data.transform import prepare
 from scanomaly.errors import CheckpointError, DataError
-from scanomaly.inference import BATCH, FittedDetector, load
+from scanomaly.inference import BATCH, BATCHES_AHEAD, FittedDetector, load
 from scanomaly.records import Batch, Prediction
 from tiny_runs import HEIGHT, WIDTH, save_image, slice_pixels
 
@@ -258,6 +260,66 @@ class TestBadInput:
         with pytest.raises(DataError, match=message):
             list(fitted.score_rows(rows, with_masks=True))
         assert len(list(fitted.score_rows(rows))) == 1
+
+
+class TestDecodingAhead:
+    """The next batches are decoded while the detector computes, and no more than these."""
+
+    @pytest.fixture
+    def decoded(self, monkeypatch) -> list[int]:
+        """Indices of what was decoded so far."""
+        plain, seen = ImageDataset.__getitem__, []
+
+        def spy(self, draw):
+            seen.append(draw)
+            return plain(self, draw)
+
+        monkeypatch.setattr(ImageDataset, "__getitem__", spy)
+        return seen
+
+    def test_while_the_detector_computes(self, tiny, fitted, monkeypatch, decoded):
+        plain = fitted.detector.predict
+
+        def waits(batch: Batch) -> Prediction:
+            patience = time.monotonic() + 60
+            while len(decoded) < 3 * BATCH and time.monotonic() < patience:
+                time.sleep(0.001)
+            return plain(batch)
+
+        monkeypatch.setattr(fitted.detector, "predict", waits)
+        rows = rows_of(*[tiny.scan] * (5 * BATCH))
+        scored = fitted.score_rows(rows)
+        next(scored)
+        assert len(decoded) == (1 + BATCHES_AHEAD) * BATCH, "not the whole manifest"
+        scored.close()
+        assert len(decoded) == (1 + BATCHES_AHEAD) * BATCH
+
+    def test_any_number_of_threads_gives_the_same(self, tiny, fitted):
+        rows = rows_of(*[row.path for row in tiny.manifest] * 2)
+        first, second = (list(fitted.score_rows(rows, decoders=count)) for count in (1, 7))
+        assert [one.row for one in first] == [one.row for one in second] == list(rows)
+        assert [one.score for one in first] == [one.score for one in second]
+
+    def test_a_decoders_surprise_costs_no_other_image(self, tiny, fitted, monkeypatch):
+        plain = ImageDataset.__getitem__
+
+        def surprised(self, draw):
+            if draw == 1:
+                raise KeyError("chunk")
+            return plain(self, draw)
+
+        monkeypatch.setattr(ImageDataset, "__getitem__", surprised)
+        rows = rows_of(*[tiny.scan] * 3)
+        heard: list[str] = []
+        found = list(fitted.score_rows(rows, on_error=lambda _, error: heard.append(str(error))))
+        assert len(found) == 2
+        assert heard == [
+            f"{tiny.scan}: could not be decoded (KeyError: 'chunk'); copy or export it again, or "
+            "remove it."
+        ]
+        with pytest.raises(DataError, match="could not be decoded") as raised:
+            list(fitted.score_rows(rows))
+        assert isinstance(raised.value.__cause__, KeyError), "--debug shows where"
 
 
 class TestLoading:

@@ -25,6 +25,7 @@ from scanomaly.errors import ConfigError, FitError, FitInterrupted, WeightsError
 from scanomaly.presets import preset
 from scanomaly.presets.offline import OFFLINE_PRESETS
 from scanomaly.pretraining.contrastive import Contrast, count_values, make_network
+from scanomaly.pretraining.distillation import Distillation, RememberingDropout, patch_tokens
 from scanomaly.pretraining.export import WEIGHTS
 from scanomaly.pretraining.pairs import Pairs
 from scanomaly.pretraining.recipe import RECIPES, Recipe, recipe
@@ -70,7 +71,12 @@ class TestWeights:
         found = re.findall(r"(?:image to text|text to image) ([\d.]+)%", card)
         assert len(found) == 2
         assert min(map(float, found)) > 60, found  # of 6 kinds: chance is 17, the style alone 33
-        for words in ("192 simulated healthy images", ": Grey, Colour.", "(6 in all)"):
+        for words in (
+            "192 simulated healthy images",
+            ": Grey, Colour.",
+            "(6 in all)",
+            "tf_efficientnet_lite0.in1k",
+        ):
             assert words in card
         assert "scanomaly pretrain tiny-clip --out DIR --epochs 20 --slices 96 --seed 3" in card
 
@@ -86,7 +92,7 @@ class TestWeights:
         assert features.pooled is not None
         with torch.no_grad():
             torch.testing.assert_close(
-                F.normalize(features.pooled, dim=-1), contrast.image_features(batch)
+                F.normalize(features.pooled, dim=-1), contrast.image_features(batch.images(SIDE))
             )
             ids = F.pad(batch.ids, (0, 77 - batch.ids.shape[1]))
             torch.testing.assert_close(
@@ -213,9 +219,9 @@ class TestPairs:
 
     def test_equal_facts_count_as_matches(self, pairs):
         network = make_network(TINY)
-        contrast = Contrast(network.eval(), TINY)
+        contrast = Contrast(network.eval(), TINY.model_copy(update={"distillation": None}))
         batch = pairs.collate([pairs[Draw(None, index)] for index in (0, 1, 3)])  # low middle low
-        image, text = contrast.image_features(batch), contrast.text_features(batch.ids)
+        image, text = contrast.image_features(batch.images(SIDE)), contrast.text_features(batch.ids)
         logits = network.logit_scale.exp() * image @ text.T
         shares = torch.tensor([[0.5, 0, 0.5], [0, 1, 0], [0.5, 0, 0.5]])
         both = [-(shares * way.log_softmax(dim=1)).sum(dim=1).mean() for way in (logits, logits.T)]
@@ -227,10 +233,10 @@ class TestPairs:
         words = [int(tokenize([level])[0, 1]) for level in LEVELS]
         grey = int(tokenize(["grey"])[0, 1])
 
-        def of_stripes(batch):
-            bright = batch.pixels.float().unflatten(2, (3, 8)).unflatten(4, (3, 8))
+        def of_stripes(images):
+            bright = images.unflatten(2, (3, 8)).unflatten(4, (3, 8))
             rows, columns = bright.mean((3, 4, 5)), bright.mean((2, 3, 5))
-            is_grey = (batch.pixels[:, 0] == batch.pixels[:, 1]).all(2).all(1)
+            is_grey = (images[:, 0] - images[:, 1]).abs().amax((1, 2)) < 1e-4
             return codes[torch.where(is_grey, rows[:, 0].argmax(1), 3 + columns[:, 0].argmax(1))]
 
         def of_words(ids):
@@ -241,6 +247,72 @@ class TestPairs:
         assert retrieval(contrast, pairs, 0) == (1.0, 1.0, 6, 6)
         contrast.text_features = lambda ids: of_words(ids).roll(1, dims=1)
         assert retrieval(contrast, pairs, 0)[:2] == (0.0, 0.0)
+
+
+class TestDistillation:
+    def test_kept_patches_are_those_it_names(self):
+        torch.manual_seed(0)
+        dropout = RememberingDropout(0.5)
+        tokens = torch.randn(3, 1 + 9, 2)
+        left = dropout(tokens)
+        assert dropout.kept is not None
+        assert left.shape == (3, 1 + 4, 2)
+        for image in range(3):
+            assert len(set(dropout.kept[image].tolist())) == 4
+            assert torch.equal(left[image, 1:], tokens[image, 1:][dropout.kept[image]])
+        assert torch.equal(left[:, 0], tokens[:, 0])
+        assert torch.equal(dropout.eval()(tokens), tokens)
+        assert dropout.kept is None
+
+    def test_targets_lie_where_the_teacher_saw_them_and_count_alike(self):
+        assert TINY.distillation is not None
+        distillation = Distillation(TINY.distillation, width=32, grid=3)
+        images = torch.rand(8, 3, SIDE, SIDE)
+        distillation.scale_to(images.split(4))
+        targets = distillation.targets(images)
+        assert targets.shape == (8, 9, 24 + 40)
+        torch.testing.assert_close(targets.mean((0, 1)), torch.zeros(64), atol=1e-4, rtol=0)
+        torch.testing.assert_close(targets.std((0, 1)), torch.ones(64), atol=0.02, rtol=0)
+        kept = torch.tensor([[8, 0]]).expand(8, 2)
+        tokens = [torch.randn(8, 9, 32) for _ in TINY.distillation.blocks]
+        some = [level.take_along_dim(kept[:, :, None], dim=1) for level in tokens]
+        whole = [
+            [F.smooth_l1_loss(head(level)[:, [8, 0]], targets[:, [8, 0]], reduction="none")]
+            for head, level in zip(distillation.heads, tokens, strict=True)
+        ]
+        stages = [part.mean() for (loss,) in whole for part in (loss[..., :24], loss[..., 24:])]
+        expected = torch.stack(stages).mean()
+        torch.testing.assert_close(distillation.loss(images, some, kept), expected)
+
+    def test_patch_tokens_learn_to_tell_what_the_teacher_sees(self, pretrained, pairs):
+        """A linear map of the tokens of other images; the same of an untrained network."""
+        torch.manual_seed(1)
+        assert TINY.distillation is not None
+        teacher = Distillation(TINY.distillation, width=32, grid=3)
+        batch = pairs.collate([pairs[Draw(None, index)] for index in range(0, 192, 3)])
+        images = batch.images(SIDE)
+        teacher.scale_to([images])
+        left = []
+        for state in (None, state_of(pretrained / TINY.name)):
+            network = make_network(TINY).eval()
+            if state is not None:
+                network.load_state_dict(state)
+            with torch.no_grad(), patch_tokens(network, (1,)) as tokens:
+                network.encode_image((images - 0.5) / 0.5)
+            seen, wanted = tokens[0].flatten(0, 1), teacher.targets(images).flatten(0, 1)
+            seen = torch.cat([seen, torch.ones(len(seen), 1)], dim=1)
+            half = len(seen) // 2
+            found = torch.linalg.lstsq(seen[:half], wanted[:half]).solution
+            left.append(float((seen[half:] @ found - wanted[half:]).square().mean()))
+        assert left[1] < 0.9 * left[0], left
+
+    def test_the_teacher_is_neither_trained_nor_saved(self):
+        contrast = Contrast(make_network(TINY), TINY)
+        assert contrast.distillation is not None
+        named = dict(contrast.named_parameters())
+        own = {name.split(".")[0] for name in named}
+        assert own == {"network", "distillation"}
+        assert all("heads" in name for name in named if name.startswith("distillation"))
 
 
 class TestRecipe:
@@ -337,7 +409,10 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
             network.load_state_dict(state_of(folder))
         contrast = Contrast(network, TINY)
         with torch.no_grad():
-            found += [contrast.image_features(batch), contrast.text_features(batch.ids)]
+            found += [
+                contrast.image_features(batch.images(SIDE)),
+                contrast.text_features(batch.ids),
+            ]
     for before, expected, value in zip(untrained, alone, both, strict=True):
         assert (before - expected).abs().max() > 0.05
         torch.testing.assert_close(value, expected, rtol=0, atol=5e-3)

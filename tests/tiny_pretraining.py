@@ -12,10 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scanomaly.config.backbones import BackboneConfig
 from scanomaly.config.fit import FitOptions
 from scanomaly.data.phantom.simulate import PRE_TRAINING
 from scanomaly.data.phantom.styles.style import Style, StyledSlice
-from scanomaly.pretraining.recipe import Recipe, Sizes, TextSizes, VisionSizes
+from scanomaly.pretraining.recipe import (
+    DistillationRecipe,
+    Recipe,
+    Sizes,
+    TextSizes,
+    VisionSizes,
+)
 
 SIDE = 24
 LEVELS = ("low", "middle", "high")
@@ -78,6 +85,11 @@ TINY = Recipe(
     slices=96,
     held_out=24,
     patch_dropout=0.2,
+    distillation=DistillationRecipe(
+        teacher=BackboneConfig(name="tf_efficientnet_lite0.in1k", weights="random"),
+        stages=(1, 2),
+        blocks=(0, 1),
+    ),
     fit=FitOptions(
         epochs=20, batch_size=32, learning_rate=3e-3, precision="bf16", accelerator="cpu", seed=3
     ),

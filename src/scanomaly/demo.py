@@ -39,10 +39,10 @@ QUICK_PATIENTS = 24
 QUICK_FEW = ("fit.epochs=2", "data.shots=2")
 DEMOS: Mapping[str, Demo] = {
     "qfae": Demo("qfae-offline", "brain", 120, ("fit.epochs=2", "fit.batch_size=16")),
-    "mvfa": Demo("mvfa-offline-few", "ct", 80, QUICK_FEW),
-    "iqe": Demo("iqe-offline-few", "ct", 80, QUICK_FEW),
-    "mvfa-zero": Demo("mvfa-offline-zero", "ct", 60, ("fit.epochs=1",)),
-    "iqe-zero": Demo("iqe-offline-zero", "ct", 60, ("fit.epochs=1",)),
+    "mvfa": Demo("mvfa-offline-few", "tissue", 80, QUICK_FEW),
+    "iqe": Demo("iqe-offline-few", "tissue", 80, QUICK_FEW),
+    "mvfa-zero": Demo("mvfa-offline-zero", "tissue", 60, ("fit.epochs=1",)),
+    "iqe-zero": Demo("iqe-offline-zero", "tissue", 60, ("fit.epochs=1",)),
 }
 """What `--method` may be."""
 

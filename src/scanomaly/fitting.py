@@ -109,7 +109,11 @@ def fit(
 def assign_roles(run: Run, manifest: Manifest) -> Roles:
     """Who trains, chooses the checkpoint and calibrates. Raises DataError or ConfigError."""
     run.data.require_complete()
-    return ROLES[run.data.supervision](run, manifest)
+    roles = ROLES[run.data.supervision](run, manifest)
+    if not METHODS[run.method].learns_from_normals or not roles.train.abnormals().rows:
+        return roles
+    words = f"the normal images of {roles.trained_on}"
+    return replace(roles, train=roles.train.normals(), trained_on=words)
 
 
 def _normals_only(run: Run, manifest: Manifest) -> Roles:
@@ -260,12 +264,19 @@ def _calibrate(out: Path, roles: Roles, precision: Precision = "fp32") -> Fitted
     fitted = FittedDetector.load(out, precision=precision)
     if not roles.healthy.rows:
         return fitted
-    calibration = fitted.calibrated(roles.healthy, roles.source)
+    fitted = calibrated(fitted, roles.healthy, roles.source)
+    assert fitted.calibration is not None  # as just made
+    save_calibration(fitted.calibration, out)
+    return fitted
+
+
+def calibrated(fitted: FittedDetector, healthy: Manifest, source: str) -> FittedDetector:
+    """The same with a calibration on healthy images; says where they are too few to flag any."""
+    calibration = fitted.calibrated(healthy, source)
     if not calibration.can_flag:
         logger.warning(
             "%d healthy images are too few to flag anything at a false-alarm rate of %g",
             len(calibration.scores),
             calibration.false_alarm_rate,
         )
-    save_calibration(calibration, out)
     return replace(fitted, calibration=calibration)

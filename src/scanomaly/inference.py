@@ -5,8 +5,10 @@ n images, S method's side, H W pixels of the file
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -33,7 +35,10 @@ from scanomaly.run_folder import load_training
 Result = TypeVar("Result")
 OnError = Callable[[Row, DataError], None]
 BATCH = 16
-DECODING_THREADS = 2
+DECODERS = max(2, min(8, os.cpu_count() or 2))
+"""Threads that decode images."""
+BATCHES_AHEAD = 2
+"""Batches that are decoded while the detector computes another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,23 +126,22 @@ class FittedDetector:
         with_masks: bool = False,
         with_parts: bool = False,
         on_error: OnError | None = None,
+        decoders: int = DECODERS,
     ) -> Iterator[Scored]:
-        """Score every image in order; one batch is in memory at a time.
+        """Score every image in order; a few batches are in memory at a time.
 
-        with_parts: maps and scores of branches and levels too, many times the size of the rest.
+        While the detector computes, `decoders` threads decode the next batches. with_parts: maps
+        and scores of branches and levels too, many times the size of the rest.
         on_error is told of an image that cannot be used, which is then left out; without it the
         first such image raises DataError.
         """
         images = ImageDataset(
             manifest, self.detector.input_spec, self.run.data, with_masks=with_masks
         )
-        with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            for indices in _batched(len(manifest)):
-                rows = manifest.rows[indices.start : indices.stop]
-                decoded = pool.map(lambda i: _decode(images, i), indices)
-                pairs = list(_usable(zip(rows, decoded, strict=True), on_error))
-                for _, scored in _usable(self._predicted(pairs, with_parts), on_error):
-                    yield scored
+        for decoded in _decoded_ahead(images, decoders):
+            pairs = list(_usable(decoded, on_error))
+            for _, scored in _usable(self._predicted(pairs, with_parts), on_error):
+                yield scored
 
     def _predicted(
         self, pairs: Sequence[tuple[Row, Item]], with_parts: bool = False
@@ -150,14 +154,20 @@ class FittedDetector:
             prediction = replace(prediction, parts={})
         yield from _split(prediction, pairs)
 
+    def meaning(self, score: float) -> tuple[float | None, bool | None]:
+        """(p-value, flagged) of a score; both None without calibration."""
+        if self.calibration is None:
+            return None, None
+        return self.calibration.p_value(score), self.calibration.flagged(score)
+
     def finding(self, scored: Scored) -> Finding:
         """A score with its meaning, on the file's grid."""
-        calibration = self.calibration
+        p_value, flagged = self.meaning(scored.score)
         return Finding(
             id=scored.row.id,
             score=scored.score,
-            p_value=calibration.p_value(scored.score) if calibration else None,
-            flagged=calibration.flagged(scored.score) if calibration else None,
+            p_value=p_value,
+            flagged=flagged,
             anomaly_map=scored.geometry.to_input_grid(scored.anomaly_map),
             reconstruction=scored.reconstruction_on_input_grid(),
         )
@@ -199,11 +209,36 @@ def _batched(count: int) -> Iterator[range]:
     return (range(i, min(i + BATCH, count)) for i in range(0, count, BATCH))
 
 
-def _decode(images: ImageDataset, index: int) -> Item | DataError:
+def _decoded_ahead(
+    images: ImageDataset, threads: int
+) -> Iterator[list[tuple[Row, Item | DataError]]]:
+    """Batches in order; threads decode the next ones while the caller works on one."""
+    waiting: deque[list[Future[tuple[Row, Item | DataError]]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for indices in _batched(len(images)):
+                waiting.append([pool.submit(_decode, images, i) for i in indices])
+                if len(waiting) > BATCHES_AHEAD:
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
+                yield [future.result() for future in waiting.popleft()]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # of a caller who has seen enough
+
+
+def _decode(images: ImageDataset, index: int) -> tuple[Row, Item | DataError]:
+    row = images.rows[index]
     try:
-        return images[index]
+        return row, images[index]
     except DataError as error:
-        return error
+        return row, error
+    except Exception as error:  # a decoder's surprise must not stop a million other images
+        surprise = DataError(
+            f"{row.path}: could not be decoded ({type(error).__name__}: {error}); copy or export "
+            "it again, or remove it."
+        )
+        surprise.__cause__ = error
+        return row, surprise
 
 
 def _usable(

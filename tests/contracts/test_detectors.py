@@ -1,7 +1,7 @@
 """What every detector promises. Runs over METHODS: a new method is covered unasked."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,8 @@ def cases(methods: Mapping[str, object]) -> list[Case]:
 
 def tiny_config(case: Case, weights: Weights) -> Frozen:
     method, name = case
+    if method == "anomalib":
+        pytest.importorskip("anomalib", reason="the extra `bench` is not installed")
     if name not in TINY_CONFIGS.get(method, {}):
         pytest.fail(
             f"METHODS has {method!r}, but TINY_CONFIGS in tests/methods/tiny_detectors.py has no "
@@ -165,7 +167,6 @@ def test_an_image_without_content_scores_finite(fitted):
 
 def test_fit_leaves_the_backbones_untouched(fitted):
     detector = fitted.detector
-    assert detector.frozen()
     fresh = type(detector).build(fitted.run.config)
     assert [b.fingerprint() for b in fresh.frozen()] == fitted.fingerprints
     for backbone, original in zip(detector.frozen(), fresh.frozen(), strict=True):
@@ -180,18 +181,29 @@ def test_fit_leaves_the_backbones_untouched(fitted):
 def test_fit_changes_every_trainable_tensor(fitted):
     after = fitted.detector.state_dict()
     unchanged = [k for k in fitted.trainable if torch.equal(after[k], fitted.before[k])]
-    assert fitted.trainable
     assert unchanged == []
+
+
+def test_fit_changes_something(fitted):
+    """Also where nothing has a gradient and a memory is filled, which may start empty."""
+    after = fitted.detector.fitted_state()
+    assert [k for k, value in after.items() if not torch.equal(value, fitted.before[k])]
 
 
 def test_fit_reports_and_leaves_checkpoints_and_logs(fitted):
     history, run_dir = fitted.history, fitted.run_dir
-    assert history.steps == 4
+    if history.steps == 0:  # a memory: nothing was trained, so there is nothing to go on from
+        assert history.train_loss == ()
+        assert not (run_dir / "checkpoints").exists()
+        return
+    batches = 2 * len(TRAINING) // OPTIONS.batch_size
+    assert history.steps in (batches, 2 * batches), "one optimiser, or two that take turns"
     assert len(history.train_loss) == 2
     assert history.train_loss[1] < history.train_loss[0]
     assert history.checkpoint == "last epoch"
     saved = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert saved.keys() == {f"model.{name}" for name in fitted.trainable}
+    wanted = {f"model.{name}" for name in fitted.trainable}
+    assert wanted <= saved.keys() <= {f"model.{n}" for n in fitted.detector.fitted_state()}
     assert (run_dir / "logs" / "csv" / "metrics.csv").read_text().count("\n") > 2
     assert list((run_dir / "logs" / "tensorboard").glob("events*"))
 
@@ -200,7 +212,8 @@ def test_fit_repeats_itself_whatever_was_done_before(fitted, images, tmp_path):
     """Neither random numbers drawn meanwhile nor the eval mode of predict change anything."""
     torch.manual_seed(0)
     detector = type(fitted.detector).build(fitted.run.config)
-    detector.predict(batch_of(images))
+    with suppress(FitError):  # a memory that is still empty
+        detector.predict(batch_of(images))
     torch.rand(17)
     history = detector.fit(TRAINING, options=OPTIONS, run_dir=tmp_path)
     assert history == fitted.history
@@ -214,7 +227,7 @@ def test_fit_in_bf16_keeps_its_weights_and_the_backbones_in_fp32(fitted, images,
     half = OPTIONS.model_copy(update={"precision": "bf16"})
     history = detector.fit(TRAINING, options=half, run_dir=tmp_path)
     assert history.train_loss == pytest.approx(fitted.history.train_loss, rel=0.05)
-    assert history.train_loss != fitted.history.train_loss
+    assert not history.steps or history.train_loss != fitted.history.train_loss
     state = detector.fitted_state().values()
     assert {t.dtype for t in state if t.is_floating_point()} == {torch.float32}
     assert [backbone.fingerprint() for backbone in detector.frozen()] == fitted.fingerprints
@@ -243,9 +256,9 @@ def test_a_saved_detector_scores_the_same(fitted, images, tmp_path):
     expected, found = fitted.predict(images), loaded.predict(batch_of(images))
     assert torch.equal(found.score, expected.score)
     assert torch.equal(found.anomaly_map, expected.anomaly_map)
-    trainable = sum(p.numel() for p in loaded.parameters() if p.requires_grad)
+    fitted_values = sum(t.numel() * t.element_size() for t in loaded.fitted_state().values())
     size = (tmp_path / "model.safetensors").stat().st_size
-    assert size < 4 * trainable * 1.2 + 20_000
+    assert size < fitted_values * 1.2 + 20_000
 
 
 def test_calibrate_gives_healthy_scores_and_a_map_range(fitted, images):
@@ -289,7 +302,7 @@ def bf16_is_near_and_fp32_comes_back(fitted: Fitted, images: Tensor) -> None:
     fingerprints = [backbone.fingerprint() for backbone in fitted.detector.frozen()]
     try:
         half = fitted.detector.use_precision("bf16").predict(batch_of(images))
-        assert {b.precision for b in fitted.detector.frozen()} == {torch.bfloat16}
+        assert {b.precision for b in fitted.detector.frozen()} <= {torch.bfloat16}
     finally:
         fitted.detector.use_precision("fp32")
     assert half.score.dtype == half.anomaly_map.dtype == torch.float32

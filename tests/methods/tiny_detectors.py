@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backbones.tiny_networks import make_network, save_folder
+from methods.tiny_anomalib import IN_CONTRACTS, TINY_MODELS, prompted_clip
 from scanomaly.config.backbones import BackboneConfig, ClipConfig
 from scanomaly.config.base import Frozen
 from scanomaly.config.iqe_clip import (
@@ -170,6 +171,8 @@ TINY_CONFIGS: Mapping[str, Mapping[str, Callable[[Weights], Frozen]]] = {
     "autoencoder": {"vit": plain_autoencoder},
     "mvfa": {"few": few_shot_mvfa, "zero": zero_shot_mvfa},
     "iqe_clip": {"code": published_iqe_clip, "paper": paper_iqe_clip},
+    "prompted_clip": {"tiny": prompted_clip},
+    "anomalib": {name: TINY_MODELS[name] for name in IN_CONTRACTS},
 }
 """Method -> its tiny configurations by name; the contract tests run over all of them."""
 

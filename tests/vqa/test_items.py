@@ -28,6 +28,10 @@ def pack(question, answer):
     return torch.tensor(ids), torch.tensor(attention), torch.tensor(labels)
 
 
+def replace_data(data: VqaDataConfig, **fields: object) -> VqaDataConfig:
+    return data.model_copy(update=fields)
+
+
 @pytest.fixture
 def items(tmp_path):
     """Three questions about one triple and one about another."""
@@ -121,3 +125,29 @@ def test_a_batch_moves_whole(items):
     moved = data.collate([data[0]]).to("meta")
     tensors = [*moved.images, moved.ids, moved.attention, moved.labels, moved.triple]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_a_mirrored_item_shows_the_other_side_and_says_so(items):
+    texts = ("On the left or on the Right?", "A bright right part.")
+    one = replace(items[0], question=texts[0], answer=texts[1])
+    swapped = ("On the right or on the Left?", "A bright left part.")
+    spoken: list[tuple[str, str]] = []
+
+    def heard(question, answer):
+        spoken.append((question, answer))
+        ids = torch.full((LENGTH,), ["right", "left"].index(answer.split()[2]))
+        return ids, torch.ones_like(ids), ids
+
+    plain = replace_data(DATA, jitter=0.0, crop=16)
+    mirror = VqaItems([one], replace_data(plain, mirror=True), heard)
+    assert spoken == [texts, swapped]
+    usual, (original,) = VqaItems([one], plain, heard), mirror[0].texts
+    turned = 0
+    for epoch in range(20):
+        example, expected = mirror[Draw(epoch, 0)], usual[Draw(epoch, 0)]
+        on_other_side = int(example.texts[0][0][0]) == 1
+        turned += on_other_side
+        for image, before in zip(example.images, expected.images, strict=True):
+            assert torch.equal(image, before.flip(-1) if on_other_side else before)
+    assert 4 < turned < 16
+    assert int(original[0][0]) == 0  # never where nothing is augmented

@@ -39,6 +39,7 @@ def _transformer(config: BackboneConfig) -> Backbone:
 
 FAMILIES: Mapping[str, Callable[[BackboneConfig], Backbone]] = {
     "resnet": _convolutional,
+    "wide_resnet": _convolutional,
     "tf_efficientnet": _convolutional,
     "vit_": _transformer,
     "deit": _transformer,

@@ -7,7 +7,16 @@ import traceback
 
 import typer
 
-from scanomaly.cli import detectors, language, simulation, weights
+from scanomaly.cli import (
+    bench,
+    detectors,
+    doctor,
+    importing,
+    language,
+    scoring,
+    simulation,
+    weights,
+)
 from scanomaly.cli.app import EVERYWHERE, FAILED, app
 from scanomaly.errors import ScanomalyError
 
@@ -47,4 +56,15 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (a defect of Scanomaly: --debug shows where)"
 
 
-__all__ = ["app", "detectors", "language", "main", "simulation", "weights"]
+__all__ = [
+    "app",
+    "bench",
+    "detectors",
+    "doctor",
+    "importing",
+    "language",
+    "main",
+    "scoring",
+    "simulation",
+    "weights",
+]

@@ -140,11 +140,13 @@ def console() -> Any:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Any]:
-    """A progress bar on a terminal, silence elsewhere; gives update(done, total)."""
+    """A progress bar on a terminal, silence elsewhere; gives update(done, total[, words])."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, words=what: bar.update(
+            task, completed=done, total=total, description=words
+        )

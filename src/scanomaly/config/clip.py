@@ -1,4 +1,4 @@
-"""What MVFA's and IQE-CLIP's configurations share: a CLIP, its side, and the levels used."""
+"""What the configurations of methods on a CLIP share: the CLIP, its side, and the levels used."""
 
 from typing import Self
 
@@ -8,15 +8,13 @@ from scanomaly.config.backbones import ClipConfig
 from scanomaly.config.base import MethodConfig
 
 
-class ClipMethodConfig(MethodConfig):
-    """A method on a frozen CLIP; both papers use the same one at the same levels."""
+class SidedClipConfig(MethodConfig):
+    """A method on a frozen CLIP; MVFA and IQE-CLIP use the same one."""
 
     backbone: ClipConfig = ClipConfig(
         name="ViT-L-14-336/openai", side=240, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )
     """At 240 px, without normalisation, exact GELU (both specs, sections 2 and 3)."""
-    blocks: tuple[int, ...] = Field(default=(5, 11, 17, 23), min_length=1)
-    """Levels, counted from 0; published as layers 6, 12, 18 and 24."""
 
     @property
     def side(self) -> int:
@@ -31,6 +29,13 @@ class ClipMethodConfig(MethodConfig):
                 "published: 240."
             )
         return self
+
+
+class ClipMethodConfig(SidedClipConfig):
+    """The same at several levels of the image tower."""
+
+    blocks: tuple[int, ...] = Field(default=(5, 11, 17, 23), min_length=1)
+    """Levels, counted from 0; published as layers 6, 12, 18 and 24."""
 
     @model_validator(mode="after")
     def _levels_are_in_order(self) -> Self:

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from scanomaly.config.anomalib_models import AnomalibConfig
 from scanomaly.config.backbones import PretrainedConfig
 from scanomaly.config.base import MethodConfig
 from scanomaly.config.data import DataConfig
@@ -21,6 +22,7 @@ from scanomaly.config.experiment import Experiment
 from scanomaly.config.fit import FitOptions
 from scanomaly.config.iqe_clip import IqeClipConfig
 from scanomaly.config.mvfa import MVFAConfig
+from scanomaly.config.prompted_clip import PromptedClipConfig
 from scanomaly.config.qfae import AutoencoderConfig, QFAEConfig
 
 CONFIGS: Mapping[str, type[MethodConfig]] = {
@@ -28,6 +30,8 @@ CONFIGS: Mapping[str, type[MethodConfig]] = {
     "autoencoder": AutoencoderConfig,
     "iqe_clip": IqeClipConfig,
     "mvfa": MVFAConfig,
+    "prompted_clip": PromptedClipConfig,
+    "anomalib": AnomalibConfig,
 }
 """Method -> its configuration model; the detectors themselves are in methods.METHODS."""
 
@@ -77,16 +81,17 @@ def load_run(path: Path) -> Run:
 
 def backbone_names(run: Experiment) -> list[str]:
     """Names of the pretrained weights that a run's configuration asks for, each once."""
-    return list(dict.fromkeys(_names_in(run)))
+    return list(dict.fromkeys(network.name for network in pretrained_networks(run)))
 
 
-def _names_in(values: Any) -> Iterator[str]:
+def pretrained_networks(values: Any) -> Iterator[PretrainedConfig]:
+    """The networks of a run's configuration that need weight files."""
     if isinstance(values, PretrainedConfig):
         if not values.is_random:
-            yield values.name
+            yield values
     elif isinstance(values, BaseModel):
         for field in type(values).model_fields:
-            yield from _names_in(getattr(values, field))
+            yield from pretrained_networks(getattr(values, field))
     elif isinstance(values, tuple):
         for value in values:
-            yield from _names_in(value)
+            yield from pretrained_networks(value)

@@ -171,6 +171,9 @@ class VqaDataConfig(Frozen):
     joint_crop: bool = False
     """One crop and one jitter for the three images, so that places and differences agree.
     Published: each image has its own."""
+    mirror: bool = False
+    """Training: every second item is mirrored, left to right, and `left` and `right` change places
+    in its texts. Not published."""
     items: Literal["questions", "triples"] = "questions"
     """What one training item (fit.batch_size counts them) is: one question about a triple, as
     published, or a triple with all its questions, whose images are then encoded once."""

@@ -66,15 +66,19 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
     try:
         # utf-8-sig: spreadsheets write a byte-order mark, and semicolons in many countries.
         with path.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
+            delimiter = delimiter_of(file.readline())
             file.seek(0)
-            delimiter = max(",;\t", key=header.count)
             reader = csv.DictReader(file, delimiter=delimiter, restval="")
             lines = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: expected a CSV file in UTF-8: {error}.") from error
-    columns = _columns(path, reader.fieldnames or ())
-    return [{key: _text(line[name]) for key, name in columns.items()} for line in lines]
+    columns = known_columns(path, reader.fieldnames or ())
+    return [{key: cell_text(line[name]) for key, name in columns.items()} for line in lines]
+
+
+def delimiter_of(header: str) -> str:
+    """Comma, semicolon or tab: what separates the columns of a CSV file."""
+    return max(",;\t", key=header.count)
 
 
 def _read_parquet(path: Path) -> list[dict[str, str]]:
@@ -85,13 +89,13 @@ def _read_parquet(path: Path) -> list[dict[str, str]]:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: expected a Parquet file: {error}.") from error
-    columns = _columns(path, table.column_names)
+    columns = known_columns(path, table.column_names)
     lines = table.select(list(columns.values())).to_pylist()
-    return [{key: _text(line[name]) for key, name in columns.items()} for line in lines]
+    return [{key: cell_text(line[name]) for key, name in columns.items()} for line in lines]
 
 
-def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
-    """Known column -> its spelling in the header."""
+def known_columns(path: Path, header: Sequence[str]) -> dict[str, str]:
+    """Known column -> its spelling in the header. Raises DataError without a path."""
     columns = {name.strip().lower(): name for name in header}
     if "path" not in columns:
         raise DataError(
@@ -101,7 +105,7 @@ def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
     return {key: columns[key] for key in COLUMNS if key in columns}
 
 
-def _text(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """A cell as text; a missing number is empty and a whole one has no decimal point."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -134,11 +138,16 @@ def _row(
         id=name,
         path=image,
         split=_look_up(_SPLITS, record.get("split", ""), f"{table}, row {line}: split"),
-        label=_look_up(_LABELS, record.get("label", ""), f"{table}, row {line}: label"),
+        label=read_label(record.get("label", ""), f"{table}, row {line}"),
         mask=_file(table, mask, line) if mask else None,
         patient=record.get("patient") or None,
         dataset=dataset,
     )
+
+
+def read_label(cell: str, where: str) -> bool | None:
+    """True = abnormal, None = unknown. Raises DataError naming `where`."""
+    return _look_up(_LABELS, cell, f"{where}: label")
 
 
 def _look_up(options: Mapping[str, Value], cell: str, where: str) -> Value:

@@ -10,6 +10,7 @@ import logging
 import struct
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,34 @@ def _refuse_pages(path: Path, image: Image.Image) -> None:
         )
 
 
-def _decode(path: Path) -> NDArray[Any]:
-    """Pixels as stored: uint8 (H, W, 3) for 8-bit files, else (H, W[, 3]); alpha dropped."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An image file as it is.
+
+    pixels: uint8 (H, W, 3) for 8-bit files, else (H, W[, 3]); alpha dropped. kind, mode: file
+    format and colour mode in Pillow's words, such as PNG and RGBA; mode "" where Pillow has none.
+    """
+
+    pixels: NDArray[Any]
+    kind: str
+    mode: str
+
+
+def read_stored(path: Path) -> Stored:
+    """Decode one file, once. Raises DataError for a file that is missing, empty or damaged."""
     data = _read_bytes(path)
     with warnings.catch_warnings():
         # Pillow's remarks on damaged EXIF blocks and transparent palettes change no pixel.
         warnings.simplefilter("ignore", UserWarning)
         image = _open(path, data)
-        return _decode_deep_colour(path, data) if image is None else _pixels(path, data, image)
+        if image is None:
+            return Stored(_decode_deep_colour(path, data), "TIFF", "")
+        return Stored(_pixels(path, data, image), image.format or "", image.mode)
+
+
+def _decode(path: Path) -> NDArray[Any]:
+    """Pixels as stored: uint8 (H, W, 3) for 8-bit files, else (H, W[, 3]); alpha dropped."""
+    return read_stored(path).pixels
 
 
 def _pixels(path: Path, data: bytes, image: Image.Image) -> NDArray[Any]:

@@ -148,9 +148,9 @@ def read_manifests(root: Path) -> list[Manifest]:
     Raises DataError when there is none, and when two folders hold the same set.
     """
     root = Path(root)
-    if root.is_file() or (root.is_dir() and _is_set(root)):
+    sets = find_sets(root)
+    if sets == [root]:
         return [read_manifest(root)]
-    sets = _find_sets(root) if root.is_dir() else []
     if not sets:
         raise DataError(
             f"{root}: expected a folder of data sets (each with train, valid or test, or a "
@@ -166,6 +166,17 @@ def read_manifests(root: Path) -> list[Manifest]:
             )
         places[name] = path
     return [read_manifest(places[name]) for name in sorted(places)]
+
+
+def find_sets(root: Path, dataset: str | None = None) -> list[Path]:
+    """`root` itself when it is a set or a file, else the sets of that folder, sorted.
+
+    dataset: the one that is meant. Raises DataError when it is not among them.
+    """
+    if root.is_file() or (root.is_dir() and _is_set(root)):
+        return [root]
+    sets = _find_sets(root) if root.is_dir() else []
+    return [_pick(root, sets, dataset)] if sets and dataset is not None else sets
 
 
 def _read_file(path: Path, dataset: str | None) -> Manifest:

@@ -117,8 +117,7 @@ def read_corpus(folder: Path) -> Corpus:
     if (folder / TRIPLES).is_file():
         corpus = _read_own(folder)
     else:
-        roots = (folder / below for below in _PUBLISHED_ROOTS)
-        found = next((root for root in roots if _annotation_files(root)), None)
+        found = _published_root(folder)
         if found is None:
             raise DataError(
                 f"{folder}: expected {TRIPLES}, or {_ANNOTATIONS}/new_train.json beside {IMAGES}/; "
@@ -127,6 +126,16 @@ def read_corpus(folder: Path) -> Corpus:
         corpus = _read_published(found, folder)
     _log(corpus)
     return corpus
+
+
+def is_corpus(folder: Path) -> bool:
+    """Whether `folder` holds triples in one of the two layouts."""
+    return (folder / TRIPLES).is_file() or _published_root(folder) is not None
+
+
+def _published_root(folder: Path) -> Path | None:
+    roots = (folder / below for below in _PUBLISHED_ROOTS)
+    return next((root for root in roots if _annotation_files(root)), None)
 
 
 def _log(corpus: Corpus) -> None:

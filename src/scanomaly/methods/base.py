@@ -43,6 +43,8 @@ class Detector(nn.Module, ABC):
     paper: ClassVar[PaperProtocol] = PaperProtocol()
     always_fitted: ClassVar[tuple[str, ...]] = ()
     """Beginnings of state names that every `fit` makes anew: a warm start does not bring them."""
+    learns_from_normals: ClassVar[bool] = False
+    """Whether `fit` is given the normal images alone, also of a support or of other data sets."""
     precision: Precision = "fp32"
 
     @classmethod

@@ -107,7 +107,7 @@ def estimates(
     if not len(usable):
         why = f"none of {repeats} bootstrap repeats drew both classes"
         return {name: Estimate(value, why=why) for name, value in values.items()}
-    draws = _draws(metrics, resample, usable)
+    draws = draw_values(metrics, resample, usable)
     return {
         name: Estimate(value, *_bounds(draws[name]), repeats=repeats, dropped=dropped)
         for name, value in values.items()
@@ -133,7 +133,7 @@ def weighted_estimates(
     if why is not None:
         return {name: _alone(value, why) for name, value in values.items()}
     weights = bootstrap_weights(int(group.max()) + 1, repeats, seed)
-    draws = _draws(statistics, lambda drawn: drawn[:, group], weights)
+    draws = draw_values(statistics, lambda drawn: drawn[:, group], weights)
     return {name: _estimated(value, draws[name]) for name, value in values.items()}
 
 
@@ -163,13 +163,14 @@ def class_sizes(
     )
 
 
-def _draws(
+def draw_values(
     metrics: Mapping[Name, Callable[[Resampled], Floats]],
     resample: Callable[[NDArray[np.float64]], Resampled],
     weights: NDArray[np.int32],
+    rows: int | None = None,
 ) -> dict[Name, Floats]:
-    """The metrics of every row of weights, (R,) each, some rows at a time."""
-    step = max(1, CELLS_AT_ONCE // weights.shape[1])
+    """The metrics of every row of weights (R, G), (R,) each, so many rows at a time."""
+    step = rows or max(1, CELLS_AT_ONCE // weights.shape[1])
     blocks: dict[Name, list[Floats]] = {name: [] for name in metrics}
     for at in range(0, len(weights), step):
         counts = resample(weights[at : at + step].astype(np.float64))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from scanomaly.config.run import Run, backbone_names
 from scanomaly.config.vqa import VqaRun
 from scanomaly.errors import ConfigError
+from scanomaly.presets.baselines import BASELINE_PRESETS
 from scanomaly.presets.iqe_clip import IQE_PRESETS
 from scanomaly.presets.mvfa import MVFA_PRESETS
 from scanomaly.presets.offline import OFFLINE_PRESETS
@@ -20,6 +21,7 @@ PRESETS: Mapping[str, Callable[[], Run]] = {
     **MVFA_PRESETS,
     **IQE_PRESETS,
     **OFFLINE_PRESETS,
+    **BASELINE_PRESETS,
 }
 """Every named experiment of `scanomaly fit`."""
 

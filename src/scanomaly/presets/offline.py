@@ -20,7 +20,7 @@ BLOCKS = (2, 5, 8, 11)
 FEW_DATA = DataConfig(supervision="few_shot", shots=4, support="seed:7", copies="mvfa")
 ZERO_DATA = DataConfig(supervision="zero_shot")
 FEW_FIT = FitOptions(
-    epochs=20,
+    epochs=8,
     batch_size=8,
     learning_rate=1e-3,
     schedule="constant",
@@ -28,12 +28,14 @@ FEW_FIT = FitOptions(
     precision="bf16",
     cache_features=True,
 )
-"""Few images, each eleven times: 220 steps."""
-ZERO_FIT = FEW_FIT.model_copy(update={"epochs": 10, "batch_size": 16, "learning_rate": 5e-4})
+"""Few images, each eleven times: 88 steps at K = 4."""
+ZERO_FIT = FEW_FIT.model_copy(update={"epochs": 4, "batch_size": 16, "learning_rate": 5e-4})
 QUERIES = QueryConfig(hidden=256)
 """Four times the width, as published."""
-SIGMA = 4.0
-"""Published: 8 at 240 px."""
+IQE_SCORE = IqeScoreConfig(image="map_max", sigma=4.0)
+"""The map's highest value, as the paper says it: better on tuning patients than the code's means
+(few-shot AUROC 0.76 for 0.71 on brain, 0.95 for 0.93 on OCT, 0.46 for 0.36 on CT, 0.96 for 0.76 on
+tissue). Published sigma: 8 at 240 px."""
 
 
 def mvfa_offline_few() -> Run:
@@ -59,24 +61,22 @@ def mvfa_offline_zero() -> Run:
 
 
 def iqe_offline_few() -> Run:
-    score = IqeScoreConfig(image="map_mean", sigma=SIGMA)
     return Run(
         preset="iqe-offline-few",
         source=SOURCE.format("IQE-CLIP", "few-shot, K = 4"),
         method="iqe_clip",
-        config=IqeClipConfig(backbone=TINY_CLIP, blocks=BLOCKS, queries=QUERIES, score=score),
+        config=IqeClipConfig(backbone=TINY_CLIP, blocks=BLOCKS, queries=QUERIES, score=IQE_SCORE),
         data=FEW_DATA,
         fit=FEW_FIT,
     )
 
 
 def iqe_offline_zero() -> Run:
-    score = IqeScoreConfig(image="patch_mean", sigma=SIGMA)
     return Run(
         preset="iqe-offline-zero",
         source=SOURCE.format("IQE-CLIP", "zero-shot"),
         method="iqe_clip",
-        config=IqeClipConfig(backbone=TINY_CLIP, blocks=BLOCKS, queries=QUERIES, score=score),
+        config=IqeClipConfig(backbone=TINY_CLIP, blocks=BLOCKS, queries=QUERIES, score=IQE_SCORE),
         data=ZERO_DATA,
         fit=ZERO_FIT,
     )

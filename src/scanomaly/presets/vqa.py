@@ -100,7 +100,8 @@ def _open_set(fusion: Fusion, ending: str) -> VqaRun:
 NO_MAP = "-no-map"
 OPEN_SET_ENDINGS = ("", NO_MAP)
 
-OFFLINE_SIDE = 128
+OFFLINE_PICTURE, OFFLINE_SIDE = 160, 144
+"""Of the phantom's pictures, and of the crop: little is left beside a head."""
 OFFLINE_WIDTH = 128
 RANDOM: Mapping[str, Any] = {
     "weights": "random",
@@ -109,12 +110,17 @@ RANDOM: Mapping[str, Any] = {
     "dropout": 0.1,
 }
 OFFLINE_DATA = VqaDataConfig(
-    resize=144, crop=OFFLINE_SIDE, jitter=0.1, joint_crop=True, items="triples"
+    resize=OFFLINE_PICTURE,
+    crop=OFFLINE_SIDE,
+    jitter=0.1,
+    joint_crop=True,
+    mirror=True,
+    items="triples",
 )
 OFFLINE_FIT = FitOptions(
-    epochs=20,
+    epochs=10,
     batch_size=8,
-    learning_rate=5e-4,
+    learning_rate=1e-3,
     optimiser="adamw",
     schedule="warm_up_cosine",
     warm_up=0.1,

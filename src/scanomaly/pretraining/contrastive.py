@@ -1,5 +1,7 @@
 """CLIP's contrastive loss on open_clip's own network, with every pair of equal facts as a match.
 
+Beside it, if the recipe says so, the loss of what another network teaches the patch tokens.
+
 B pairs, W processes, T tokens, E width of features
 """
 
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scanomaly.errors import ConfigError
+from scanomaly.pretraining.distillation import Distillation, RememberingDropout, patch_tokens
 from scanomaly.pretraining.pairs import PairBatch
 from scanomaly.pretraining.recipe import Recipe
 
@@ -28,23 +31,30 @@ def make_network(recipe: Recipe) -> Any:
         raise ConfigError(
             f"pretraining a CLIP needs open_clip ({error}): `pip install 'scanomaly[clip]'`."
         ) from error
-    sizes = recipe.sizes.model_dump()
-    sizes["vision_cfg"]["patch_dropout"] = recipe.patch_dropout
     torch.manual_seed(recipe.fit.seed)
-    return open_clip.CLIP(**sizes)
+    network = open_clip.CLIP(**recipe.sizes.model_dump())
+    network.visual.patch_dropout = RememberingDropout(recipe.patch_dropout)
+    return network
 
 
-class Contrast:
+class Contrast(nn.Module):
     """The loss of a batch, and the features it compares."""
 
     def __init__(self, network: Any, recipe: Recipe) -> None:
+        super().__init__()
         self.network = network
+        self.distillation: Distillation | None = None
+        self._weight = 0.0
+        if recipe.distillation is not None:
+            vision = recipe.sizes.vision_cfg
+            grid = vision.image_size // vision.patch_size
+            self.distillation = Distillation(recipe.distillation, vision.width, grid)
+            self._weight = recipe.distillation.weight
         self.side = recipe.sizes.vision_cfg.image_size
         self._mean, self._std = torch.tensor([recipe.mean, recipe.std])[:, :, None, None]
 
-    def image_features(self, batch: PairBatch) -> Tensor:
-        """Unit vectors (B, E)."""
-        images = batch.images(self.side)
+    def image_features(self, images: Tensor) -> Tensor:
+        """Unit vectors (B, E) of images (B, 3, S, S) in 0..1."""
         normalised = (images - self._mean.to(images.device)) / self._std.to(images.device)
         return F.normalize(self.network.encode_image(normalised).float(), dim=-1)
 
@@ -58,13 +68,16 @@ class Contrast:
         return F.normalize((network.ln_final(rows) @ network.text_projection).float(), dim=-1)
 
     def loss(self, batch: PairBatch) -> Tensor:
-        """Cross-entropy over the batch of all processes, both ways, averaged.
+        """Cross-entropy over the batch of all processes, both ways, averaged; plus distillation.
 
         Simulated patients share few facts: images whose captions say the same are no mistake, so
         they share the target (UniCL, arXiv 2204.03610).
         """
         batch = batch.to(self.network.logit_scale.device)
-        image = _of_all_processes(self.image_features(batch))
+        images = batch.images(self.side)
+        blocks = () if self.distillation is None else self.distillation.recipe.blocks
+        with patch_tokens(self.network, blocks) as tokens:
+            image = _of_all_processes(self.image_features(images))
         text = _of_all_processes(self.text_features(batch.ids))
         kind = _of_all_processes(batch.kind)
         with torch.autocast(image.device.type, enabled=False):
@@ -72,7 +85,11 @@ class Contrast:
             logits = scale * image @ text.T  # (W B, W B)
             same = (kind[:, None] == kind).float()
             target = same / same.sum(dim=1, keepdim=True)
-            return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+            loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        if self.distillation is None:
+            return loss
+        kept = self.network.visual.patch_dropout.kept
+        return loss + self._weight * self.distillation.loss(images, tokens, kept)
 
 
 def _of_all_processes(own: Tensor) -> Tensor:

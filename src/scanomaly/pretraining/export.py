@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from scanomaly.backbones.weights import licence_of
 from scanomaly.files import write_bytes, write_text
 from scanomaly.pretraining.recipe import Recipe
 from scanomaly.pretraining.retrieval import Retrieval
@@ -51,7 +52,7 @@ def save_card(
         "Held-out retrieval": _accuracy(recipe, found),
         "Use": USE,
         "Limits": LIMITS,
-        "Licence": "Apache-2.0, as the package.",
+        "Licence": _licence(recipe),
     }
     bullets = (_wrapped(f"- **{name}:** {words}", "  ") for name, words in parts.items())
     lines = [f"# Model card: {recipe.name}", "", _wrapped(_network(recipe)), "", *bullets, ""]
@@ -112,11 +113,35 @@ def _course(recipe: Recipe, losses: Sequence[float]) -> str:
     steps = recipe.slices * len(recipe.styles) // fit.batch_size * fit.epochs
     return (
         "contrastive; images of which the same facts are true count as matches; "
+        f"{_lessons(recipe)}"
         f"{fit.epochs} epochs, {steps:,} steps of {fit.batch_size} pairs, {fit.precision}, "
         f"OneCycle to {fit.learning_rate:g}, {recipe.patch_dropout:.0%} of patches dropped, small "
         f"shifts, turns, zooms and changes of light. "
         f"Training loss {losses[0]:.3f} in the first epoch, {losses[-1]:.3f} in the last."
     )
+
+
+def _lessons(recipe: Recipe) -> str:
+    own = recipe.distillation
+    if own is None:
+        return ""
+    return (
+        f"patch tokens after blocks {_listed(own.blocks)} also learn, weighted {own.weight:g}, to "
+        f"tell linearly what stages {_listed(own.stages)} of {own.teacher.name} see in their "
+        "place; "
+    )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _licence(recipe: Recipe) -> str:
+    own = "Apache-2.0, as the package."
+    if recipe.distillation is None:
+        return own
+    teacher = recipe.distillation.teacher.name
+    return f"{own} Taught by {teacher}: {licence_of(teacher)}."
 
 
 def _accuracy(recipe: Recipe, found: Retrieval) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from scanomaly.config.backbones import BackboneConfig
 from scanomaly.config.base import Frozen
 from scanomaly.config.fit import FitOptions
 from scanomaly.errors import ConfigError, FitError
@@ -44,6 +45,19 @@ class Sizes(Frozen):
     text_cfg: TextSizes = TextSizes()
 
 
+class DistillationRecipe(Frozen):
+    """Which network teaches the patch tokens, and which of them."""
+
+    teacher: BackboneConfig = BackboneConfig(name="tf_efficientnet_lite0.in1k")
+    """Seen by it are the same images, of any side."""
+    stages: tuple[int, ...] = (1, 2, 3)
+    """Of the teacher: strides 4, 8 and 16."""
+    blocks: tuple[int, ...] = (2, 5, 8, 11)
+    """Of the student: the levels of the offline presets."""
+    weight: float = Field(default=4.0, gt=0)
+    """Beside the contrastive loss."""
+
+
 class Recipe(Frozen):
     """One pretraining; saved as pretraining.json, from which it can be resumed."""
 
@@ -56,6 +70,8 @@ class Recipe(Frozen):
     patch_dropout: float = Field(default=0.5, ge=0, lt=1)
     """Share of patches left out of every training image: nearly twice the images an hour for the
     same accuracy (FLIP, arXiv 2212.00794)."""
+    distillation: DistillationRecipe | None = DistillationRecipe()
+    """None: contrastive alone, whose patch tokens hardly tell an anomaly."""
     styles: tuple[str, ...] = ()
     """Styles of simulated images."""
     slices: int = Field(default=3200, gt=0)

@@ -64,7 +64,10 @@ def _features(contrast: Contrast, pairs: Pairs) -> tuple[Tensor, Tensor]:
         draws = [Draw(None, i) for i in range(start, min(start + AT_ONCE, len(pairs)))]
         stated = [pairs[draw]._replace(caption=pairs.statement(draw.index)) for draw in draws]
         batch = pairs.collate(stated).to(device)
-        both = contrast.image_features(batch), contrast.text_features(batch.ids)
+        both = (
+            contrast.image_features(batch.images(contrast.side)),
+            contrast.text_features(batch.ids),
+        )
         found.append([features.cpu() for features in both])
     images, texts = zip(*found, strict=True)
     return torch.cat(images), torch.cat(texts)

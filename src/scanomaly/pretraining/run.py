@@ -25,6 +25,8 @@ from scanomaly.training import Objective, is_main_process, optimise, training_de
 logger = logging.getLogger(__name__)
 
 SLICES_FOLDER = "slices"
+SCALED, AT_ONCE = 320, 32
+"""Images that say how the teacher's channels are scaled, and how many of them at a time."""
 TIMED_STEPS = 3
 TRAINING_SHARE = 0.9
 """Of the time that is spent on what was timed; the rest is the optimiser and checkpoints."""
@@ -61,6 +63,7 @@ def pretrain(
     train = pairs(train_part)
     network = make_network(recipe)
     contrast = Contrast(network, recipe)
+    _scale_targets(contrast, train)
     if planned is None and minutes is not None:
         planned = _lasting(recipe, contrast, train, minutes)
     recipe = planned or recipe
@@ -70,7 +73,7 @@ def pretrain(
         "pretraining on %d pairs for %d epochs; %.1f million values",
         *(len(train), recipe.fit.epochs, count_values(network) / 1e6),
     )
-    objective = Objective(network, contrast.loss, train)
+    objective = Objective(contrast, contrast.loss, train)
     history = optimise(objective, recipe.fit, out, resume=resume)
     if not is_main_process():
         return None
@@ -113,6 +116,17 @@ def _claim(out: Path, recipe: Recipe, planned: Recipe | None, measured: bool, re
         )
 
 
+def _scale_targets(contrast: Contrast, train: Pairs) -> None:
+    """Over images of all styles as they are; the same in every process, and when resumed."""
+    if contrast.distillation is None:
+        return
+    count = min(SCALED, len(train))
+    draws = [Draw(None, index * len(train) // count) for index in range(count)]
+    parts = [draws[first : first + AT_ONCE] for first in range(0, count, AT_ONCE)]
+    batches = (train.collate([train[draw] for draw in part]) for part in parts)
+    contrast.distillation.scale_to(batch.images(contrast.side) for batch in batches)
+
+
 def _lasting(recipe: Recipe, contrast: Contrast, train: Pairs, minutes: float) -> Recipe:
     """The recipe with as many epochs as about so many minutes hold, at least one."""
     speed = _pairs_per_second(recipe, contrast, train)
@@ -124,9 +138,9 @@ def _lasting(recipe: Recipe, contrast: Contrast, train: Pairs, minutes: float) -
 
 def _pairs_per_second(recipe: Recipe, contrast: Contrast, train: Pairs) -> float:
     """Of all devices together; the weights stay as they are."""
-    fit, network = recipe.fit, contrast.network
+    fit = recipe.fit
     device = training_device(fit)
-    network.to(device).train()
+    contrast.to(device).train()
     size = min(fit.micro_batch, len(train))
     draws = [Draw(0, index * len(train) // size) for index in range(size)]
     times = []
@@ -137,6 +151,6 @@ def _pairs_per_second(recipe: Recipe, contrast: Contrast, train: Pairs) -> float
             loss = contrast.loss(batch)
         loss.backward()
         float(loss.detach())  # waits for a GPU
-        network.zero_grad()
+        contrast.zero_grad()
         times.append(time.monotonic() - started)
     return TRAINING_SHARE * size * fit.devices * fit.nodes / min(times[1:])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scanomaly.files import write_text
 from scanomaly.questions import FREE
-from scanomaly.report.page import render, require_extra
+from scanomaly.report.page import PageHead, render, require_extra
 from scanomaly.report.pictures import encoded, picture_of
 from scanomaly.report.tables import DISCLAIMER
 from scanomaly.report.vqa import PICTURES
@@ -36,17 +36,6 @@ class AnswerLine:
     certainty: str
     uncertain: bool
     candidates: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """What the frame of every page names."""
-
-    dataset: str
-    run: Any
-    notes: Sequence[str]
-    splits: Mapping[str, str]
-    weights: Sequence[str]
 
 
 def write_answers(asked: Asked, folder: Path) -> Path:
@@ -145,7 +134,7 @@ def answers_html(asked: Asked) -> str:
         "Answerer": asked.answerer.preset,
     }
     context = {
-        "evaluation": _Head(
+        "evaluation": PageHead(
             dataset=Path(asked.name).name,
             run=asked.answerer,
             notes=asked.contradictions,

@@ -27,20 +27,20 @@ def report_markdown(evaluation: Evaluation) -> str:
     """The text of report.md."""
     run = evaluation.run
     lines = [
-        f"# {_escaped(evaluation.dataset)}: {_escaped(run.preset)}",
+        f"# {escaped(evaluation.dataset)}: {escaped(run.preset)}",
         "",
-        f"Method {_escaped(run.method)}, protocol {protocol_words(evaluation)}, "
+        f"Method {escaped(run.method)}, protocol {protocol_words(evaluation)}, "
         f"scored images: {count_words(evaluation.rows)}.",
         "",
         f"**{DISCLAIMER}**",
         "",
-        f"| Metric (%) | Value | 95 % interval over {_escaped(evaluation.resampled)} |",
+        f"| Metric (%) | Value | 95 % interval over {escaped(evaluation.resampled)} |",
         "|---|---:|---|",
         *_rows("Image", metric_lines(evaluation.image)),
         *_rows("Pixel", metric_lines(evaluation.pixel)),
         *_gap_table(evaluation),
         "",
-        f"Pixel grid: {_escaped(evaluation.pixel_grid)}. {_flag_words(evaluation)}",
+        f"Pixel grid: {escaped(evaluation.pixel_grid)}. {_flag_words(evaluation)}",
     ]
     lines += _section("Read before trusting the numbers", evaluation.notes)
     splits = [f"{role}: {what}" for role, what in evaluation.splits.items()]
@@ -51,7 +51,7 @@ def report_markdown(evaluation: Evaluation) -> str:
 
 def _gap_table(evaluation: Evaluation) -> list[str]:
     lines = [
-        f"| {_escaped(line.name)} | {line.published} | {line.honest} | {line.gap} |"
+        f"| {escaped(line.name)} | {line.published} | {line.honest} | {line.gap} |"
         for line in gap_lines(evaluation)
     ]
     head = ["", "| Metric (%) | As published | Honest | Gap |", "|---|---:|---:|---:|"]
@@ -60,14 +60,14 @@ def _gap_table(evaluation: Evaluation) -> list[str]:
 
 def _rows(level: str, lines: Sequence[MetricLine]) -> list[str]:
     return [
-        f"| {level}: {_escaped(line.name)} | {line.value or 'undefined'} | {_interval(line)} |"
+        f"| {level}: {escaped(line.name)} | {line.value or 'undefined'} | {_interval(line)} |"
         for line in lines
     ]
 
 
 def _interval(line: MetricLine) -> str:
     bounds = f"{line.low} to {line.high}" if line.low else ""
-    return ", ".join(part for part in (bounds, _escaped(line.remark)) if part)
+    return ", ".join(part for part in (bounds, escaped(line.remark)) if part)
 
 
 def _flag_words(evaluation: Evaluation) -> str:
@@ -82,9 +82,9 @@ def _flag_words(evaluation: Evaluation) -> str:
 
 
 def _section(title: str, items: Sequence[str]) -> list[str]:
-    return ["", f"## {title}", "", *(f"- {_escaped(item)}" for item in items)] if items else []
+    return ["", f"## {title}", "", *(f"- {escaped(item)}" for item in items)] if items else []
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """On one line, with everything that could become a table cell, emphasis or HTML disarmed."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

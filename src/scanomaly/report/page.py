@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from scanomaly.errors import ScanomalyError
 from scanomaly.report.pictures import data_uri
@@ -16,6 +18,20 @@ EXTRA = ("jinja2", "matplotlib")
 
 class MissingExtraError(ScanomalyError, ImportError):
     """The libraries that draw report.html are not installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageHead:
+    """What the frame of every page names, where there is no evaluation to name it.
+
+    run: whatever has a `preset`. weights: with their licences.
+    """
+
+    dataset: str
+    run: Any
+    notes: Sequence[str]
+    splits: Mapping[str, str]
+    weights: Sequence[str]
 
 
 def render(template: str, context: Mapping[str, object]) -> str:

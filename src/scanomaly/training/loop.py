@@ -64,6 +64,8 @@ class _Module(LightningModule):
         self._loss = objective.loss
         self._rates = objective.rates
         self._criterion = objective.criterion
+        self._own = objective.own
+        self.automatic_optimization = objective.own is None or not objective.own.steps_itself
         self._statistics = {f"model.{name}" for name in objective.statistics}
         self._validation_images = 0 if objective.validation is None else len(objective.validation)
 
@@ -77,6 +79,10 @@ class _Module(LightningModule):
         images = min(size, self._validation_images - index * size)  # the last batch is smaller
         self.log("val_loss", self._loss(items), on_epoch=True, sync_dist=True, batch_size=images)
 
+    def on_train_start(self) -> None:
+        if self._own is not None:
+            self._own.begin(self.trainer)
+
     def on_train_batch_start(self, _: Any, index: int) -> None:
         # not on_train_epoch_start: the loader's iterator, which draws a number too, is made
         # before it in a run's first epoch and after it in all others
@@ -89,6 +95,8 @@ class _Module(LightningModule):
             self.train()
 
     def configure_optimizers(self) -> Any:
+        if self._own is not None:
+            return self._own.optimisers(self.total_steps)
         groups = parameter_groups(self.model, self._rates)
         return optimiser_and_schedule(groups, self.options, self.total_steps)
 

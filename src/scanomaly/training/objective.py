@@ -42,6 +42,20 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnOptimisation:
+    """How another library's module moves its parameters, in place of the options' optimiser.
+
+    optimisers(total steps): what a LightningModule's configure_optimizers may return. begin: told
+    of the Trainer before the first step. steps_itself: the loss takes the optimisers' steps, as
+    in Lightning's manual optimisation, and what it returns is only reported.
+    """
+
+    optimisers: Callable[[int], Any]
+    begin: Callable[[Any], None]
+    steps_itself: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Objective:
     """What is trained, on what, and towards what.
 
@@ -49,7 +63,8 @@ class Objective:
     rates: beginning of a parameter's name -> its own learning rate. criterion: asked after every
     epoch, and the weights with its highest value are kept (published protocols). partial: whether
     a batch may leave some parameters without a gradient. statistics: names of buffers that training
-    changes, such as a batch norm's running mean.
+    changes, such as a batch norm's running mean. own: whose optimiser moves the parameters; None:
+    the one that the options describe.
     """
 
     model: nn.Module
@@ -60,6 +75,7 @@ class Objective:
     criterion: Criterion | None = None
     partial: bool = False
     statistics: tuple[str, ...] = ()
+    own: OwnOptimisation | None = None
 
 
 def training_device(options: FitOptions) -> torch.device:

@@ -104,6 +104,12 @@ def _augmented(picture: NDArray[Any], data: VqaDataConfig, seed: tuple[int, ...]
     return (image - MEAN) / STD
 
 
+def mirrored(images: Images) -> Images:
+    """Left to right."""
+    image, anomaly_map, reconstruction = (picture.flip(-1) for picture in images)
+    return image, anomaly_map, reconstruction
+
+
 def triple_images(triple: Triple, data: VqaDataConfig) -> Images:
     """A triple at any size as `evaluation_images` of its files would be: (B, 3, S, S) each.
 

@@ -5,8 +5,9 @@ B triples, N texts (B of them with one question for each triple), T tokens, S si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from scanomaly.config.vqa import VqaDataConfig
+from scanomaly.data.augment import seeded
 from scanomaly.data.mivqa import VqaItem
 from scanomaly.errors import DataError
 from scanomaly.records import Draw
@@ -22,12 +24,16 @@ from scanomaly.vqa.images import (
     Images,
     Pictures,
     evaluation_images,
+    mirrored,
     read_pictures,
     training_images,
 )
 
 IGNORED = -100
 """Label of a position that is no target."""
+MIRROR_STREAM = 3
+"""Of random numbers, behind those of the three pictures."""
+SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 KEPT_BYTES = 1 << 28
 """Resized pictures held in memory by each set of items: 256 MiB."""
 
@@ -74,6 +80,15 @@ class Example:
     texts: tuple[Packed, ...]
 
 
+def other_side(item: VqaItem) -> VqaItem:
+    """What the question and its answer are in a mirror."""
+    question, answer = (
+        re.sub(rf"\b({'|'.join(SIDES)})\b", lambda found: SIDES[found[0]], text)
+        for text in (item.question, item.answer)
+    )
+    return replace(item, question=question, answer=answer)
+
+
 def by_triple(items: Iterable[VqaItem]) -> dict[tuple[Path, Path, Path], list[VqaItem]]:
     """The items of each triple of files, in order of appearance."""
     found: dict[tuple[Path, Path, Path], list[VqaItem]] = {}
@@ -96,6 +111,9 @@ class VqaItems(Dataset[Example]):
         self.seed = seed
         self._examples = _GROUPINGS[data.items](items)
         self._texts = {item.id: _packed(item, pack) for item in items}
+        self._other_sides = (
+            {item.id: _packed(other_side(item), pack) for item in items} if data.mirror else {}
+        )
         self._pictures: dict[tuple[Path, Path, Path], Pictures] = {}
         self._bytes = 0
 
@@ -108,10 +126,17 @@ class VqaItems(Dataset[Example]):
         items = self._examples[index]
         pictures = self._read(items[0])
         if epoch is None:
-            images = evaluation_images(pictures, self.data)
-        else:
-            images = training_images(pictures, self.data, (self.seed, epoch, index))
-        return Example(images, tuple(self._texts[item.id] for item in items))
+            return self._example(evaluation_images(pictures, self.data), items, self._texts)
+        seed = (self.seed, epoch, index)
+        images = training_images(pictures, self.data, seed)
+        if self.data.mirror and _chance(*seed, MIRROR_STREAM):
+            return self._example(mirrored(images), items, self._other_sides)
+        return self._example(images, items, self._texts)
+
+    def _example(
+        self, images: Images, items: Sequence[VqaItem], texts: Mapping[str, Packed]
+    ) -> Example:
+        return Example(images, tuple(texts[item.id] for item in items))
 
     def collate(self, examples: Sequence[Example]) -> VqaBatch:
         return collate(examples)
@@ -127,6 +152,11 @@ class VqaItems(Dataset[Example]):
             self._pictures[item.pictures] = pictures
             self._bytes += size
         return pictures
+
+
+def _chance(*seed: int) -> bool:
+    """One in two; the same for the same numbers."""
+    return bool(torch.rand((), generator=seeded(*seed)) < 0.5)
 
 
 _GROUPINGS: dict[str, Callable[[Sequence[VqaItem]], list[list[VqaItem]]]] = {

@@ -100,6 +100,7 @@ _ENTRIES = (
     _on_timm("vit_large_patch14_dinov2.lvd142m", "Meta, DINOv2", APACHE, 1218),
     _on_timm("vit_base_patch14_reg4_dinov2.lvd142m", "Meta, DINOv2", APACHE, 346),
     _on_timm("vit_base_patch14_dinov2.lvd142m", "Meta, DINOv2", APACHE, 346),
+    _on_timm("vit_small_patch14_dinov2.lvd142m", "Meta, DINOv2", APACHE, 88),
     _on_timm("vit_base_patch8_224.dino", "Meta, DINO", APACHE, 343),
     _on_timm("vit_large_patch16_224.mae", "Meta, MAE", NON_COMMERCIAL, 1213),
     _on_timm("vit_base_patch16_224.mae", "Meta, MAE", NON_COMMERCIAL, 343),
@@ -111,6 +112,13 @@ _ENTRIES = (
         MIT,
         1712,
         "timm/vit_large_patch14_clip_336.openai",
+    ),
+    Pretrained(
+        "ViT-B-16-plus-240/laion400m_e31",
+        "LAION, OpenCLIP (both towers)",
+        MIT,
+        834,
+        "timm/vit_base_patch16_plus_clip_240.laion400m_e31",
     ),
     Pretrained(
         "tiny-clip/phantom",
@@ -131,6 +139,10 @@ _ENTRIES = (
     _on_timm("resnet50.tv_in1k", "torchvision, ImageNet-1k", BSD, 102),
     _on_timm("resnet101.tv_in1k", "torchvision, ImageNet-1k", BSD, 179),
     _on_timm("resnet50.tv2_in1k", "torchvision, ImageNet-1k, newer recipe", BSD, 102),
+    _on_timm("wide_resnet50_2.racm_in1k", "timm, ImageNet-1k", APACHE, 276),
+    _on_timm("wide_resnet50_2.tv_in1k", "torchvision, ImageNet-1k", BSD, 276),
+    _on_timm("wide_resnet50_2.tv2_in1k", "torchvision, ImageNet-1k, newer recipe", BSD, 276),
+    _on_timm("tf_efficientnet_b5.in1k", "Google, ImageNet-1k", APACHE, 122),
     _on_timm("deit_base_patch16_224.fb_in1k", "Meta, DeiT, ImageNet-1k", APACHE, 346),
     *_LANGUAGE_ENTRIES,
 )

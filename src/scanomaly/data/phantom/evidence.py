@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from scanomaly.data.phantom.fields import BoolArray, FloatArray
 
-MARKED_ABOVE = 0.3  # of a calibrated map: what a reader of its picture sees as marked
+MARKED_ABOVE = 0.6  # of a calibrated map: what is bright in its picture
 FOREGROUND = 0.12  # of the bright end of a picture: above it is head
 SMALLEST_REGION = 0.0012  # of the head's area: smaller marks are not spoken of
 NEAR = 0.03  # of the head's height: marks so close to the truth belong to it

@@ -1,0 +1,251 @@
+"""The cells of a table to jobs, and what is missing for some of them. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from scanomaly.backbones.weights import locate
+from scanomaly.bench.execution import Task, read_corpus_of
+from scanomaly.bench.fingerprints import Fingerprints
+from scanomaly.bench.jobs import Job, Plan, PlannedCell, Protocol, load_plan, runs_folder
+from scanomaly.bench.sources import how_to_get
+from scanomaly.bench.tables.table import JUDGES, SEED_PLACE, Cell, Table
+from scanomaly.config.run import Run, pretrained_networks
+from scanomaly.config.vqa import VqaRun
+from scanomaly.data.manifest import Manifest, read_manifest, read_manifests
+from scanomaly.data.mivqa import Corpus
+from scanomaly.errors import ConfigError, DataError, WeightsError
+from scanomaly.presets import VQA_PRESETS, preset, vqa_preset
+
+AnyRun = TypeVar("AnyRun", Run, VqaRun)
+OTHERS = "the others, which teach here"
+JUDGED = "nli"
+"""The family of metrics for which a judge is asked: nli.JUDGE.RELATION."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What someone asks of a table. data: seed -> its folder of data sets.
+
+    options: as of --set, for every cell. weights_are_here: False where other machines compute, on
+    which they are looked for then.
+    """
+
+    table: Table
+    seeds: tuple[int, ...]
+    protocols: tuple[Protocol, ...]
+    data: Callable[[int], Path]
+    options: tuple[str, ...] = ()
+    device: str = "auto"
+    weights_are_here: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """plan: written to the bench folder. tasks: each job once, in the order of the table."""
+
+    plan: Plan
+    tasks: tuple[Task, ...]
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """What is missing and how to get it -> how many numbers of the table wait for it."""
+        found: dict[str, int] = {}
+        for cell in self.plan.cells:
+            if cell.missing:
+                found[cell.missing] = found.get(cell.missing, 0) + 1
+        return found
+
+
+def plan_table(wanted: Wanted, out: Path) -> Planned:
+    """Decide every job of a table, and write the plan and each job into a bench folder.
+
+    Data sets and weights that are missing leave their cells without a job. Raises ConfigError for
+    options that a preset does not take, and DataError for a folder of data that is not there.
+    """
+    planner = _Planner(wanted, out, Fingerprints(out))
+    cells = [
+        planner.planned(row, column, cell, seed, protocol)
+        for seed in wanted.seeds
+        for protocol in wanted.protocols
+        for row, column, cell in wanted.table.cells()
+    ]
+    for task in planner.tasks.values():
+        planner.jobs[task.digest].save(task.folder)
+    plan = Plan(wanted.table.name, wanted.options, tuple(cells))
+    plan.joined(load_plan(out, wanted.table.name)).save(out)
+    return Planned(plan, tuple(planner.tasks.values()))
+
+
+class MissingError(Exception):
+    """What a cell needs is not here; the message says what, and how to get it."""
+
+
+@dataclass
+class _Planner:
+    """Keeps what many cells share: data sets read, fingerprints, jobs."""
+
+    wanted: Wanted
+    out: Path
+    fingerprints: Fingerprints
+    jobs: dict[str, Job] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    _found: dict[tuple[Path, str], str | DataError] = field(default_factory=dict)
+
+    def planned(
+        self, row: str, column: str, cell: Cell, seed: int, protocol: Protocol
+    ) -> PlannedCell:
+        try:
+            digest = self._digest(row, cell, seed, protocol)
+        except MissingError as missing:
+            return PlannedCell(row, column, seed, protocol, None, str(missing))
+        return PlannedCell(row, column, seed, protocol, digest)
+
+    def _digest(self, row: str, cell: Cell, seed: int, protocol: Protocol) -> str:
+        """Of the cell's job, which is kept. Raises MissingError."""
+        experiment = experiment_of(cell, seed, protocol, self.wanted.options)
+        data = self.wanted.data(seed)
+        if not data.exists():
+            raise DataError(f"{data}: expected a folder of data sets, found nothing; check --data.")
+        if self.wanted.weights_are_here:
+            require_weights(experiment)
+        judges = self._judges(cell) if isinstance(experiment, VqaRun) else []
+        fingerprint = self._fingerprint(experiment, cell.dataset, data)
+        if isinstance(experiment, VqaRun):
+            protocol = "honest"
+        job = Job.of(experiment, cell.dataset, protocol, fingerprint, judges)
+        if job.digest not in self.jobs:
+            folder = runs_folder(self.out, job.digest)
+            words = f"{row} on {cell.dataset}, seed {seed}, {protocol}"
+            self.jobs[job.digest] = job
+            self.tasks[job.digest] = Task(job.digest, folder, data, words, self.wanted.device)
+        return job.digest
+
+    def _judges(self, cell: Cell) -> list[str]:
+        """The judges of all cells of this cell's experiment, so that one job serves them all."""
+        asked = {judge_of(cell)} | {
+            judge_of(other)
+            for _, _, other in self.wanted.table.cells()
+            if _experiment_words(other) == _experiment_words(cell)
+        }
+        names = sorted(name for name in asked if name is not None)
+        if not self.wanted.weights_are_here:
+            return names
+        own = judge_of(cell)
+        if own is not None:
+            require_judge(own)
+        return [name for name in names if _is_here(name)]
+
+    def _fingerprint(self, experiment: Run | VqaRun, dataset: str, data: Path) -> str:
+        """Of the data that the experiment reads. Raises MissingError naming the set."""
+        shared = isinstance(experiment, Run) and experiment.data.supervision == "zero_shot"
+        if shared:
+            for other in self.wanted.table.datasets:
+                self._of_set(experiment, other, data)
+        return self._of_sets(data) if shared else self._of_set(experiment, dataset, data)
+
+    def _of_set(self, experiment: Run | VqaRun, dataset: str, data: Path) -> str:
+        def read() -> str:
+            if isinstance(experiment, VqaRun):
+                return self.fingerprints.of_corpus(_corpus(data, dataset))
+            return self.fingerprints.of_manifests([_manifest(data, dataset)])
+
+        return self._once(data, dataset, read)
+
+    def _of_sets(self, data: Path) -> str:
+        """Zero-shot: of all sets together, since the others teach."""
+        return self._once(
+            data, OTHERS, lambda: self.fingerprints.of_manifests(read_manifests(data))
+        )
+
+    def _once(self, data: Path, dataset: str, read: Callable[[], str]) -> str:
+        place = (data, dataset)
+        if place not in self._found:
+            try:
+                self._found[place] = read()
+            except DataError as error:
+                self._found[place] = error
+        found = self._found[place]
+        if isinstance(found, DataError):
+            reason = str(found).rstrip(".")
+            raise MissingError(f"data set {dataset}: {reason}; {how_to_get(dataset)}") from found
+        return found
+
+
+def _manifest(data: Path, dataset: str) -> Manifest:
+    return read_manifest(data, dataset)
+
+
+def _corpus(data: Path, dataset: str) -> Corpus:
+    return read_corpus_of(data, dataset)
+
+
+def experiment_of(
+    cell: Cell, seed: int, protocol: Protocol, options: Sequence[str] = ()
+) -> Run | VqaRun:
+    """A cell's experiment, with everything decided. Raises ConfigError naming the preset."""
+    assignments = [f"fit.seed={seed}"]
+    assignments += [option.replace(SEED_PLACE, str(seed)) for option in (*cell.options, *options)]
+    if cell.preset in VQA_PRESETS:
+        return _with(vqa_preset(cell.preset), assignments)
+    run = _with(preset(cell.preset), assignments)
+    if run.data.supervision == "zero_shot" and run.data.target is None:
+        run = _with(run, [f"data.target={json.dumps(cell.dataset)}"])
+    return run.under(protocol)
+
+
+def _with(run: AnyRun, assignments: Sequence[str]) -> AnyRun:
+    try:
+        return run.with_overrides(assignments)
+    except ConfigError as error:
+        raise ConfigError(f"preset {run.preset}: {error}") from error
+
+
+def _experiment_words(cell: Cell) -> tuple[str, str, tuple[str, ...]]:
+    return cell.preset, cell.dataset, cell.options
+
+
+def judge_of(cell: Cell) -> str | None:
+    """The judge that a cell's metric asks for, by its short name or path."""
+    family, _, rest = cell.metric.partition(".")
+    return rest.rpartition(".")[0] if family == JUDGED else None
+
+
+def require_weights(experiment: Run | VqaRun) -> None:
+    """Raises MissingError, which says how to get them, where pretrained weights are not here."""
+    for network in pretrained_networks(experiment):
+        try:
+            locate(network.name, network.weights)
+        except WeightsError as error:
+            raise MissingError(str(error)) from error
+
+
+def require_judge(name: str) -> None:
+    """The same for a model that judges answers."""
+    try:
+        locate(JUDGES.get(name, name))
+    except WeightsError as error:
+        raise MissingError(str(error)) from error
+
+
+def _is_here(name: str) -> bool:
+    try:
+        require_judge(name)
+    except MissingError:
+        return False
+    return True
+
+
+__all__ = [
+    "MissingError",
+    "Planned",
+    "Wanted",
+    "experiment_of",
+    "judge_of",
+    "plan_table",
+    "require_weights",
+]

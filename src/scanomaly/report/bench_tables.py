@@ -1,0 +1,287 @@
+"""The numbers of a table's report, in words: what its HTML, Markdown and CSV share."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scanomaly.report.tables import METRIC_WORDS, percent
+
+if TYPE_CHECKING:
+    from scanomaly.bench.breakdown import Miss, SizeLine
+    from scanomaly.bench.comparison import ComparedCell, Numbers, RowMean
+    from scanomaly.bench.differences import RowDifference
+    from scanomaly.bench.findings import Findings
+
+CSV_COLUMNS = (
+    *("table", "row", "column", "dataset", "preset", "options", "metric", "protocol", "published"),
+    *("published_std", "ours", "std", "low", "high", "seeds", "difference", "honest"),
+    *("honest_std", "gap", "missing"),
+)
+PROTOCOLS = {"paper": "as published", "honest": "honest"}
+MINUS = "\N{MINUS SIGN}"
+INCOMPLETE = "*"
+"""Behind a number or row where some of its runs are missing."""
+CELLS_SHOWN = 6
+"""Of those that wait for the same thing."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellLine:
+    """One number of a table as people read it; empty where there is nothing."""
+
+    row: str
+    published: str
+    ours: str
+    spread: str
+    difference: str
+    honest: str
+    gap: str
+    protocol: str
+    incomplete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """One metric of a table of our own: each row's cells on the data sets, then their mean."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class DifferenceLine:
+    """A paired difference in words. verdict: clear, within noise, or why neither."""
+
+    rows: str
+    column: str
+    value: str
+    interval: str
+    p: str
+    verdict: str
+    noise: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SizeTable:
+    """A data set: its lesion sizes, and for each row AUROC and sensitivity at each size."""
+
+    dataset: str
+    sizes: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+
+
+def columns(findings: Findings) -> list[tuple[str, list[CellLine]]]:
+    """Column by column: all rows that have it."""
+    found: dict[str, list[CellLine]] = {name: [] for name in findings.table.columns}
+    for cell in findings.cells:
+        found[cell.column].append(cell_line(cell))
+    return [(name, lines) for name, lines in found.items() if lines]
+
+
+def cell_line(compared: ComparedCell) -> CellLine:
+    digits, ours = compared.digits, compared.ours
+    return CellLine(
+        row=compared.row,
+        published=_published(compared.cell.published, compared.cell.published_std),
+        ours="" if ours is None else f"{ours.mean:.{digits}f}",
+        spread="" if ours is None else _spread(ours, digits),
+        difference=_signed(compared.difference, digits),
+        honest="" if compared.honest is None else f"{compared.honest.mean:.{digits}f}",
+        gap=_signed(compared.gap, digits),
+        protocol="" if ours is None else PROTOCOLS[compared.protocol],
+        incomplete=bool(compared.missing),
+    )
+
+
+def matrices(findings: Findings) -> list[Matrix]:
+    """Of a table that has nothing to stand beside; else none."""
+    if any(one.cell.published is not None for one in findings.cells):
+        return []
+    means = {(one.row, one.metric): one for one in findings.means}
+    found = []
+    for metric in dict.fromkeys(one.cell.metric for one in findings.cells):
+        own = [one for one in findings.cells if one.cell.metric == metric]
+        datasets = list(dict.fromkeys(one.cell.dataset for one in own))
+        rows = []
+        for label in dict.fromkeys(one.row for one in own):
+            cells = {one.cell.dataset: one for one in own if one.row == label}
+            mean = means.get((label, metric))
+            shown = [_with_interval(cells.get(name)) for name in datasets]
+            rows.append((label, *shown, "" if mean is None else _mean_of(mean)))
+        found.append(Matrix(_metric(metric), [*datasets, "mean"], rows))
+    return found
+
+
+def _with_interval(compared: ComparedCell | None) -> str:
+    if compared is None or compared.ours is None:
+        return ""
+    ours, digits = compared.ours, compared.digits
+    known = ours.low is not None and ours.high is not None
+    bounds = f" {_interval(ours.low, ours.high, digits)}" if known else ""  # type: ignore[arg-type]
+    return f"{ours.mean:.{digits}f}{bounds}{INCOMPLETE if compared.missing else ''}"
+
+
+def _mean_of(mean: RowMean) -> str:
+    known = mean.low is not None and mean.high is not None
+    bounds = f" {_interval(mean.low, mean.high, 1)}" if known else ""  # type: ignore[arg-type]
+    return f"{mean.ours:.1f}{bounds}"
+
+
+def _published(value: float | None, std: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if std is None else f"{value:g} ± {std:g}"
+
+
+def _signed(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:+.{digits}f}"
+
+
+def _spread(numbers: Numbers, digits: int) -> str:
+    """Such as `± 0.4 [80.1, 82.9] (3 seeds)`."""
+    words = [] if numbers.std is None else [f"± {numbers.std:.{digits}f}"]
+    if numbers.low is not None and numbers.high is not None:
+        words.append(_interval(numbers.low, numbers.high, digits))
+    count = len(numbers.seeds)
+    seeds = "one seed" if count == 1 else f"{count} seeds"
+    return f"{' '.join(words)} ({seeds})" if words else seeds
+
+
+def _interval(low: float, high: float, digits: int) -> str:
+    return f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def mean_line(mean: RowMean) -> tuple[str, str, str, str]:
+    """Row, what is averaged, published and ours."""
+    return (
+        mean.row,
+        f"{_metric(mean.metric)}, mean of {mean.columns} columns",
+        "" if mean.published is None else f"{mean.published:.2f}",
+        _mean_of(mean),
+    )
+
+
+def _metric(name: str) -> str:
+    """`image.auroc` -> `image AUROC`."""
+    family, _, metric = name.partition(".")
+    return f"{family} {METRIC_WORDS.get(metric, metric.replace('_', ' '))}"
+
+
+def difference_line(line: RowDifference) -> DifferenceLine:
+    estimate = line.difference.estimate
+    bounds = ""
+    if estimate.low is not None and estimate.high is not None:
+        bounds = f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}"
+    words = "within noise" if line.within_noise else "clear" if bounds else estimate.why or ""
+    return DifferenceLine(
+        rows=f"{line.first} {MINUS} {line.second}",
+        column=line.column,
+        value="" if estimate.value is None else f"{100 * estimate.value:+.1f}",
+        interval=bounds,
+        p="" if line.difference.p is None else f"{line.difference.p:.3f}",
+        verdict="; ".join(part for part in (words, line.note) if part),
+        noise=line.within_noise,
+    )
+
+
+def noise_warnings(findings: Findings) -> list[str]:
+    """One sentence where differences that the report shows may be chance."""
+    noisy = [line for line in findings.differences if line.within_noise]
+    known = [line for line in findings.differences if line.difference.p is not None]
+    if not noisy:
+        return []
+    return [
+        f"{len(noisy)} of {len(known)} paired differences are within noise: their 95 % interval "
+        "holds 0, so that other patients alone could turn them."
+    ]
+
+
+def size_tables(lines: Sequence[SizeLine]) -> list[SizeTable]:
+    """By data set; a row without a size has empty cells there."""
+    tables = []
+    for dataset in dict.fromkeys(line.dataset for line in lines):
+        own = [line for line in lines if line.dataset == dataset]
+        counts: dict[str, int] = {}
+        for line in own:
+            for name, (positives, _) in line.sizes.items():
+                counts[name] = max(counts.get(name, 0), positives)
+        names = sorted(counts, key=lambda name: float(name.partition("-")[0]))
+        rows = [
+            (
+                line.row,
+                [
+                    (percent(found["auroc"]), percent(found["sensitivity_at_95_specificity"]))
+                    for found in (line.sizes.get(name, (0, _NO_SIZE))[1] for name in names)
+                ],
+            )
+            for line in own
+        ]
+        tables.append(
+            SizeTable(dataset, [f"{name} % (n = {counts[name]})" for name in names], rows)
+        )
+    return tables
+
+
+_NO_SIZE: dict[str, float | None] = {"auroc": None, "sensitivity_at_95_specificity": None}
+
+
+def miss_line(miss: Miss) -> tuple[str, ...]:
+    """Data set, row, seed, image, patient, score, share of normal images above."""
+    return (
+        miss.dataset,
+        miss.row,
+        str(miss.seed),
+        miss.id,
+        miss.patient or "",
+        f"{miss.score:.4g}",
+        percent(miss.above),
+    )
+
+
+def missing_lines(findings: Findings) -> list[tuple[str, str]]:
+    """What numbers wait for, and which ones they are."""
+    waiting: dict[str, list[str]] = {}
+    for cell in findings.cells:
+        for reason in cell.missing:
+            waiting.setdefault(reason, []).append(f"{cell.row}, {cell.column}")
+    return [(reason, _listed(names)) for reason, names in waiting.items()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = "; ".join(names[:CELLS_SHOWN])
+    more = len(names) - CELLS_SHOWN
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def bench_csv(findings: Findings) -> str:
+    """One line for each number of the table, at full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for one in findings.cells:
+        cell, ours, honest = one.cell, one.ours, one.honest
+        writer.writerow(
+            [
+                *(findings.table.name, one.row, one.column, cell.dataset, cell.preset),
+                *(" ".join((*cell.options, *findings.options)), cell.metric),
+                one.protocol if ours else "",
+                *(_cell(cell.published), _cell(cell.published_std)),
+                *((_cell(ours.mean), _cell(ours.std)) if ours else ("", "")),
+                *((_cell(ours.low), _cell(ours.high)) if ours else ("", "")),
+                " ".join(map(str, ours.seeds)) if ours else "",
+                _cell(one.difference),
+                *((_cell(honest.mean), _cell(honest.std)) if honest else ("", "")),
+                _cell(one.gap),
+                " | ".join(one.missing),
+            ]
+        )
+    return text.getvalue()
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

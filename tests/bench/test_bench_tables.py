@@ -1,0 +1,142 @@
+"""Every cell of every table names what there is: a preset, fields, a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+
+from scanomaly.bench.tables import TABLES, Cell, Table, TableRow, table
+from scanomaly.bench.tables.mvfa import MVTEC_OBJECTS
+from scanomaly.bench.tables.table import MASKED, METRICS, MI_VQA, SEED_PLACE, bmad_numbers
+from scanomaly.config.run import Run
+from scanomaly.config.vqa import VqaRun
+from scanomaly.data.bmad import BMAD_SETS
+from scanomaly.data.phantom import STYLES
+from scanomaly.data.splits import support_list
+from scanomaly.errors import ConfigError
+from scanomaly.presets import VQA_PRESETS, preset, vqa_preset
+
+NAMED_IN_THE_PLAN = {
+    *(f"qfae-table{number}" for number in ("1", "2a", "2b", "2c", "2d", "3", "4", "5", "8", "12")),
+    *(f"mvfa-table{number}" for number in (1, 2, 3, 4, 5, 7, 11)),
+    *(f"iqe-table{number}" for number in (1, 2, 3, 4, 5, 7)),
+    *("iqe-alpha", "kqf-table1", "kqf-table2", "kqf-nli", "offline"),
+}
+STYLE_NAMES = {style.name: style.has_masks for style in STYLES.values()}
+
+
+@cache
+def resolved(name: str, options: tuple[str, ...]) -> Run | VqaRun:
+    options = tuple(option.replace(SEED_PLACE, "7") for option in options)
+    if name in VQA_PRESETS:
+        return vqa_preset(name).with_overrides(options)
+    run = preset(name).with_overrides(options)
+    run.data.require_complete()
+    return run
+
+
+def problems(table: Table) -> Iterator[str]:
+    for label, column, cell in table.cells():
+        try:
+            run = resolved(cell.preset, cell.options)
+        except ConfigError as error:
+            yield f"{label}, {column}: {error}"
+            continue
+        answers = cell.metric.split(".")[0] in ("closed", "open", "nli", "open_set")
+        if cell.metric not in METRICS:
+            yield f"{label}, {column}: no metric {cell.metric}"
+        elif isinstance(run, VqaRun) != answers or (cell.dataset == MI_VQA) != answers:
+            yield f"{label}, {column}: {cell.metric} is not of a {run.kind} on {cell.dataset}"
+        elif isinstance(run, Run) and run.data.target not in (None, cell.dataset):
+            yield f"{label}, {column}: scored on {cell.dataset}, left out {run.data.target}"
+
+
+def with_cell(cell: Cell) -> Table:
+    row = TableRow("row", {"column": cell})
+    return Table("t", "t", "s", ("column",), (row,), seeds=(1,), gpu_hours=1)
+
+
+def test_the_tables_of_the_plan_are_there():
+    assert TABLES.keys() == NAMED_IN_THE_PLAN | {"five-styles"}
+    assert all(make().name == name for name, make in TABLES.items())
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_cell_is_dead(name: str):
+    assert not list(problems(table(name)))
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (Cell("no-such", "Brain", "image.auroc"), "no preset"),
+        (Cell("qfae-brain", "Brain", "image.auroc", None, ("fit.epoch=1",)), "no field"),
+        (Cell("qfae-brain", "Brain", "image.area"), "no metric"),
+        (Cell("qfae-brain", "Brain", "open.cider"), "not of a detector"),
+        (Cell("mvfa-zero", "Brain", "image.auroc", None, ("data.target=Liver",)), "left out Liver"),
+        (Cell("mvfa-zero", "Brain", "image.auroc"), "--target"),
+    ],
+)
+def test_a_dead_cell_is_noticed(cell: Cell, said: str):
+    (problem,) = problems(with_cell(cell))
+    assert said in problem
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_whole(name: str):
+    own = table(name)
+    labels = [row.label for row in own.rows]
+    assert len(set(labels)) == len(labels)
+    assert all(row.cells for row in own.rows)
+    assert all(set(row.cells) <= set(own.columns) for row in own.rows)
+    assert all(first in labels and second in labels for first, second in own.compare)
+    assert all(first != second for first, second in own.compare)
+    assert own.seeds
+    assert own.gpu_hours >= 0
+    for _, _, cell in own.cells():
+        assert cell.published is None or 0 <= cell.published <= 100
+        if cell.metric.startswith("pixel."):
+            assert cell.dataset in {*MASKED, *MVTEC_OBJECTS} or STYLE_NAMES[cell.dataset]
+    known = {*BMAD_SETS, *STYLE_NAMES, *MVTEC_OBJECTS, MI_VQA}
+    assert set(own.datasets) <= known
+
+
+def test_published_support_lists_exist_for_every_few_shot_cell():
+    for make in TABLES.values():
+        for _, _, cell in make().cells():
+            run = resolved(cell.preset, cell.options)
+            if isinstance(run, Run) and run.data.support == "published" and run.data.shots:
+                assert support_list(cell.dataset, run.data.shots)
+
+
+def test_known_numbers():
+    def number(name: str, row: str, column: str) -> tuple[float | None, float | None]:
+        (cell,) = [cell for r, c, cell in table(name).cells() if (r, c) == (row, column)]
+        return cell.published, cell.published_std
+
+    assert number("qfae-table5", "QFAE", "LiverCT") == (65.5, 1.96)
+    assert number("mvfa-table7", "MVFA, K = 8", "Liver pixel") == (99.79, None)
+    assert number("iqe-table1", "IQE-CLIP", "Retina_RESC pixel") == (98.35, 0.2)
+    assert number("iqe-table5", "full", "few-shot pixel") == (97.14, None)
+    assert number("kqf-table1", "ViT, KQF concat", "CIDEr") == (2.84, None)
+    assert number("kqf-table2", "channel with", "known ACC") == (91.18, None)
+
+
+def test_averages_agree_with_the_printed_ones():
+    """Of MVFA at K = 4: 88.97 and 98.67."""
+    (row,) = [row for row in table("mvfa-table1").rows if row.label == "MVFA"]
+    for kind, printed in (("image", 88.97), ("pixel", 98.67)):
+        values = [c.published or 0 for name, c in row.cells.items() if name.endswith(kind)]
+        assert sum(values) / len(values) == pytest.approx(printed, abs=0.01)
+
+
+def test_an_unknown_table_names_the_known_ones():
+    with pytest.raises(ConfigError, match=r"no table 'qfae-5'; there are .*qfae-table5"):
+        table("qfae-5")
+
+
+def test_a_number_for_each_set():
+    with pytest.raises(ValueError, match="expected a number for each"):
+        bmad_numbers(1.0, 2.0)

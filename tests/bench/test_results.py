@@ -1,0 +1,48 @@
+"""Results of jobs, written and read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.made_results import made_result
+from scanomaly.bench.results import (
+    RESULT_FILE,
+    RESULT_FORMAT,
+    has_result,
+    read_result,
+    write_result,
+)
+from scanomaly.errors import CheckpointError
+from scanomaly.metrics import Estimate
+
+RESULT = replace(
+    made_result("Brain", 3, 1.0),
+    honest={"image.auroc": Estimate(0.5, 0.4, 0.6, repeats=1000, dropped=3)},
+    weights=("dino: Apache-2.0",),
+    notes=("a note",),
+)
+
+
+def test_everything_comes_back(tmp_path: Path):
+    assert not has_result(tmp_path)
+    assert read_result(tmp_path) is None
+    write_result(RESULT, tmp_path)
+    assert has_result(tmp_path)
+    assert read_result(tmp_path) == RESULT
+
+
+def test_other_formats_are_no_result(tmp_path: Path):
+    values = json.loads(write_result(RESULT, tmp_path).read_text())
+    (tmp_path / RESULT_FILE).write_text(json.dumps({**values, "format": RESULT_FORMAT + 1}))
+    assert read_result(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}'])
+def test_a_damaged_result_is_refused(tmp_path: Path, text: str):
+    (tmp_path / RESULT_FILE).write_text(text)
+    with pytest.raises(CheckpointError, match=r"is damaged .*remove .* and run the table again"):
+        read_result(tmp_path)

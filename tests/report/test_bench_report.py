@@ -1,0 +1,150 @@
+"""The three files of a table's report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import replace
+
+import pytest
+
+from bench.made_results import full_results, made_result, small_table, write_bench
+from scanomaly.bench.comparison import ComparedCell
+from scanomaly.bench.findings import Findings, findings
+from scanomaly.report.bench import bench_html, bench_markdown, write_bench_report
+from scanomaly.report.bench_tables import MINUS, bench_csv, size_tables
+from scanomaly.report.page import MissingExtraError
+
+
+@pytest.fixture
+def found(tmp_path) -> Findings:
+    results = full_results(("honest", "paper"))
+    results["good", "Chest image", 2, "honest"] = "data set Chest: get it <there>."
+    table = small_table(
+        name="small", title="A small | table", compare=(("good", "poor"), ("poor", "good"))
+    )
+    write_bench(tmp_path, table, results)
+    return findings(tmp_path, table)
+
+
+@pytest.fixture
+def noisy(tmp_path) -> Findings:
+    results = {
+        (row, "Brain image", 1, "honest"): made_result("Brain", 1, strength)
+        for row, strength in (("good", 1.0), ("poor", 0.98))
+    }
+    write_bench(tmp_path, small_table(), results)
+    return findings(tmp_path, small_table())
+
+
+def text_of(page: str) -> str:
+    words = re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S)
+    return " ".join(words.replace("&#43;", "+").split())
+
+
+def test_html_has_every_part(found):
+    page = bench_html(found)
+    text = text_of(page)
+    assert text.count("Research software, not a medical device.") == 2
+    for heading in (
+        *("Published and ours", "Missing, and what to do", "Means of columns"),
+        *("Paired differences", "By lesion size", "Worst misses", "Reproduction"),
+        *("Licences of weights and data sets", "Read before trusting the numbers"),
+    ):
+        assert f">{heading}</h2>" in page
+    assert "ViT-L-14-336/openai: MIT" in text
+    assert "data set Brain: CC BY-NC-SA 4.0" in text
+    assert "Which split did what" not in text
+    assert "good * " not in text
+    assert "get it &lt;there&gt;." in page  # text is not HTML
+    assert "Waiting: good, Chest image." in text
+    assert not re.search(r"\b(src|href)=|url\(", page)  # asks for nothing from elsewhere
+    assert "scanomaly bench run small --data DATA --out BENCH --seeds 1,2" in text
+
+
+def spread(cell: ComparedCell) -> str:
+    ours = cell.ours
+    assert ours is not None
+    return f"± {ours.std:.1f} [{ours.low:.1f}, {ours.high:.1f}] (2 seeds)"
+
+
+def test_numbers_in_the_page(found):
+    (cell,) = [c for c in found.cells if (c.row, c.column) == ("good", "Brain image")]
+    text = text_of(bench_html(found))
+    row = (
+        f"good 90 {cell.ours.mean:.1f} {spread(cell)} {cell.difference:+.1f} "
+        f"{cell.honest.mean:.1f} {cell.gap:+.1f} as published"
+    )
+    assert row in text
+    assert f"good {MINUS} poor Brain image" in text
+
+
+def test_markdown_says_the_same(found):
+    text = bench_markdown(found)
+    (cell,) = [c for c in found.cells if (c.row, c.column) == ("good", "Brain image")]
+    plain = text.replace("\\[", "[").replace("\\]", "]")
+    assert f"| good | 90 | {cell.ours.mean:.1f} | {spread(cell)} |" in plain
+    assert "# small: A small \\| table" in text
+    assert "**Research software, not a medical device.**" in text
+    assert "| good\\* | 80 |" in text
+    assert "- data set Chest: get it \\<there>. Waiting: good, Chest image." in text
+    assert "## Lesion size, Brain" in text
+    assert "- ViT-L-14-336/openai: MIT" in text
+
+
+def test_csv_keeps_full_numbers(found):
+    rows = list(csv.DictReader(io.StringIO(bench_csv(found))))
+    assert len(rows) == len(found.cells)
+    first, cell = rows[0], found.cells[0]
+    assert float(first["ours"]) == pytest.approx(cell.ours.mean, rel=1e-5)
+    assert float(first["gap"]) == pytest.approx(cell.gap, rel=1e-4)
+    assert (first["published"], first["protocol"], first["seeds"]) == ("90", "paper", "1 2")
+    (chest,) = [r for r in rows if (r["row"], r["column"]) == ("good", "Chest image")]
+    assert chest["missing"] == "data set Chest: get it <there>."
+    assert {row["preset"] for row in rows} == {"mvfa-few", "iqe-few"}
+
+
+def test_a_difference_within_noise_is_marked(noisy):
+    page, text = bench_html(noisy), bench_markdown(noisy)
+    assert '<td class="noise">within noise</td>' in page
+    warning = "1 of 1 paired differences are within noise"
+    assert warning in page
+    assert warning in text
+
+
+def test_clear_differences_bring_no_warning(found):
+    assert "paired differences are within noise" not in bench_html(found)
+    assert "| clear |" in bench_markdown(found)
+
+
+def test_sizes_in_order(found):
+    (table,) = size_tables(found.sizes)
+    assert table.sizes == ["2.5-5 % (n = 7)"]
+    assert [row for row, _ in table.rows] == ["good", "poor"]
+
+
+def test_files(found, tmp_path, monkeypatch):
+    path = write_bench_report(found, tmp_path / "report")
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        *("small.csv", "small.html", "small.md"),
+    ]
+    monkeypatch.setattr("scanomaly.report.page.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"small.csv and small.md are written"):
+        write_bench_report(found, tmp_path / "again")
+    assert (tmp_path / "again" / "small.md").exists()
+
+
+def test_a_table_of_our_own_is_a_matrix(found):
+    own = [replace(one, cell=replace(one.cell, published=None)) for one in found.cells]
+    ours = replace(found, cells=own)
+    (cell,) = [c for c in own if (c.row, c.column) == ("good", "Brain image")]
+    numbers = f"{cell.ours.mean:.1f} [{cell.ours.low:.1f}, {cell.ours.high:.1f}]"
+    plain = bench_markdown(ours).replace("\\[", "[")
+    (row,) = [line for line in plain.splitlines() if line.startswith(f"| good | {numbers} |")]
+    columns = {one.cell.dataset for one in own if one.cell.metric == cell.cell.metric}
+    assert row.count("|") == len(["row", *columns, "mean"]) + 1
+    assert numbers in text_of(bench_html(ours))
+    for write in (bench_markdown, bench_html):
+        assert "Protocol of ours" not in write(ours)
+        assert "Protocol of ours" in write(found)

@@ -136,9 +136,10 @@ def closed_table(found: Mapping[str, Mapping[int, list[Given]]]) -> Iterator[str
     wanted = [*((name,) for name in CLOSED), CLOSED]
     first = next(iter(found.values()))
     always = {s: [replace(each, answer=each.majority) for each in own] for s, own in first.items()}
-    for title, kept in {MAJORITY: always, **named(found)}.items():
+    rivals = {MAJORITY: always, **named(found)}
+    for title, kept in rivals.items():
         yield line([title, *(cell(accuracy(pooled(kept, names))) for names in wanted)])
-    for title, kept in {MAJORITY: always, **named(found)}.items():
+    for title, kept in rivals.items():
         if title != TITLES[ALL]:
             gains = (gain(found[ALL], kept, names) for names in wanted)
             yield line([f"{TITLES[ALL]} - {title}", *map(cell, gains)])

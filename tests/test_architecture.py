@@ -67,13 +67,13 @@ ARROWS: Mapping[str, frozenset[str]] = {
             "backbones checkpoint config data devices errors fitting inference methods presets "
             "run_folder vqa"
         ),
+        "processes": "",
         "scoring": (
-            "calibration checkpoint config data devices errors files inference ray_cluster "
-            "run_folder"
+            "checkpoint config data errors files inference processes ray_cluster run_folder"
         ),
         "bench": (
             "backbones config data errors evaluation files fitting inference metrics presets "
-            "questions ray_cluster scanomaly vqa"
+            "processes questions ray_cluster scanomaly vqa"
         ),
         "demo": "config data errors evaluation fitting presets",
         "demo_vqa": "asking data demo errors evaluation inference presets triples vqa",

@@ -207,12 +207,8 @@ def _numbers(
     values = {s: unit * float(one.value) for s, one in known.items() if one.value is not None}
     if not values:
         return None
-    bounds = [
-        (values[seed], unit * known[seed].low, unit * known[seed].high)  # type: ignore[operator]
-        for seed in values
-        if known[seed].low is not None and known[seed].high is not None
-    ]
-    low, high = interval_of_mean(bounds, independent) if len(bounds) == len(values) else (None,) * 2
+    parts = [(value, *_bounds(known[seed], unit)) for seed, value in values.items()]
+    low, high = interval_of_mean(parts, independent)
     return Numbers(
         mean=fmean(values.values()),
         std=stdev(values.values()) if len(values) > 1 else None,
@@ -223,17 +219,31 @@ def _numbers(
     )
 
 
+Bounds = tuple[float, float] | tuple[None, None]
+
+
+def _bounds(estimate: Estimate, unit: float) -> Bounds:
+    if estimate.low is None or estimate.high is None:
+        return None, None
+    return unit * estimate.low, unit * estimate.high
+
+
 def interval_of_mean(
-    parts: Sequence[tuple[float, float, float]], independent: bool
-) -> tuple[float, float]:
-    """Of the mean of values with their bounds (value, low, high).
+    parts: Sequence[tuple[float, float | None, float | None]], independent: bool
+) -> Bounds:
+    """Of the mean of values with their bounds (value, low, high); none unless all have them.
 
     Deviations of independent values add as squares; of others we know no better than their mean.
     """
+    known = [
+        (value, low, high) for value, low, high in parts if low is not None and high is not None
+    ]
+    if len(known) < len(parts):
+        return None, None
     size = math.hypot if independent else lambda *deviations: math.fsum(deviations)
-    mean = fmean(value for value, _, _ in parts)
-    down = size(*(value - low for value, low, _ in parts)) / len(parts)
-    up = size(*(high - value for value, _, high in parts)) / len(parts)
+    mean = fmean(value for value, _, _ in known)
+    down = size(*(value - low for value, low, _ in known)) / len(known)
+    up = size(*(high - value for value, _, high in known)) / len(known)
     return mean - down, mean + up
 
 
@@ -269,9 +279,7 @@ def row_means(cells: Iterable[ComparedCell]) -> list[RowMean]:
         published = [c.cell.published for c in own if c.cell.published is not None]
         if len(own) > 1 and len(ours) == len(own):
             theirs = fmean(published) if len(published) == len(own) else None
-            bounds = [(one.mean, one.low, one.high) for one in ours if one.low is not None]
-            whole = len(bounds) == len(ours)
-            low, high = interval_of_mean(bounds, True) if whole else (None, None)  # type: ignore[arg-type]
+            low, high = interval_of_mean([(one.mean, one.low, one.high) for one in ours], True)
             mean = fmean(one.mean for one in ours)
             means.append(RowMean(row, metric, len(own), theirs, mean, low, high))
     return means

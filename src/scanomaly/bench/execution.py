@@ -19,6 +19,7 @@ from scanomaly.bench.jobs import JOB_FILE, Job
 from scanomaly.bench.results import JobResult, has_result, write_result
 from scanomaly.bench.tables.table import OPEN_SET_CLASSES
 from scanomaly.config.experiment import RUN_FILE
+from scanomaly.config.fit import ACCELERATORS
 from scanomaly.config.run import Run
 from scanomaly.config.vqa import VqaRun
 from scanomaly.errors import DataError, FitError, ScanomalyError
@@ -37,8 +38,6 @@ LOG = "job.log"
 LOCK = "lock"
 SECONDS_FOR_THE_LOCK = 60.0
 """A process that is about to end may still hold it."""
-ACCELERATORS: Mapping[str, str] = {"cuda": "gpu"}
-"""Names of devices -> Lightning's, where they differ."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from multiprocessing.process import BaseProcess
 
 from scanomaly.bench.execution import Failure, Outcome, Perform, Task, attempt, execute
 from scanomaly.errors import ConfigError
+from scanomaly.processes import end_with_parent
 
 CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
 SECONDS_TO_END = 5.0
@@ -152,18 +152,7 @@ def _serve(pipe: Connection, perform: Perform, environment: Mapping[str, str]) -
         sys.modules["torch"].set_num_threads(int(environment[THREAD_VARIABLES[0]]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     logging.captureWarnings(True)
-    _end_with_parent()
+    end_with_parent()
     with suppress(EOFError, OSError):  # the parent closed its end, or is gone
         while True:
             pipe.send(attempt(perform, pipe.recv()))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # we were started by one
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

@@ -21,8 +21,6 @@ FAILED = 2
 PIPED_WIDTH = 400
 """Of tables that go to a file or another program, so that none of their cells is cut."""
 """Exit code of everything that a user can act on."""
-ACCELERATORS = {"auto": None, "cuda": "gpu"}
-"""Names of devices -> Lightning's names of accelerators, where they differ."""
 
 
 EVERYWHERE = ("--debug", "--offline", "--quiet", "-q")
@@ -81,8 +79,16 @@ def fit_fields(
         "fit.workers": workers,
         "fit.seed": seed,
         "fit.precision": precision,
-        "fit.accelerator": ACCELERATORS.get(device.partition(":")[0], device),
+        "fit.accelerator": accelerator(device),
     }
+
+
+def accelerator(device: str) -> str | None:
+    """Lightning's name of a device; None for auto, which leaves a run's own."""
+    from scanomaly.config.fit import ACCELERATORS
+
+    kind = device.partition(":")[0]
+    return None if kind == "auto" else ACCELERATORS.get(kind, device)
 
 
 def given_options(fields: Mapping[str, Any], assignments: list[str] | None) -> list[str]:

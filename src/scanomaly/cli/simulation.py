@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scanomaly.cli.answers import show_answers, write_asked
-from scanomaly.cli.app import ACCELERATORS, app, progress_bar
+from scanomaly.cli.app import accelerator, app, progress_bar
 from scanomaly.cli.reports import write_reports, write_vqa_reports
 from scanomaly.errors import ConfigError
 
@@ -88,7 +88,7 @@ def pretrain(
         "fit.epochs": epochs,
         "fit.seed": seed,
         "fit.devices": devices,
-        "fit.accelerator": ACCELERATORS.get(device.partition(":")[0], device),
+        "fit.accelerator": accelerator(device),
     }
     folder = run.pretrain(
         out,

@@ -1,5 +1,6 @@
 """How a detector is trained."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -7,6 +8,10 @@ from pydantic import Field, model_validator
 from scanomaly.config.base import Frozen
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+
+ACCELERATORS: Mapping[str, str] = {"cuda": "gpu"}
+"""Names of devices -> Lightning's names of accelerators, where they differ."""
 
 
 class FitOptions(Frozen):

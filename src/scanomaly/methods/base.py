@@ -17,9 +17,8 @@ from scanomaly.config.data import InputSpec
 from scanomaly.config.fit import FitOptions, Precision
 from scanomaly.errors import FitError
 from scanomaly.records import Batch, Embedding, Prediction
-from scanomaly.training import Criterion, History, TrainingData
+from scanomaly.training import AUTOCAST, Criterion, History, TrainingData, autocast
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAP_RANGE_QUANTILES = (0.95, 0.999)
 """Of the pixels of one healthy image: what is shown as nothing, and its highest values."""
 
@@ -116,8 +115,7 @@ class Detector(nn.Module, ABC):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of this detector's precision; does nothing in fp32."""
-        dtype = AUTOCAST[self.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+        return autocast(self.device, self.precision)
 
     def use_precision(self, precision: Precision) -> Self:
         """Predict in this precision from now on; frozen weights are cast once."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from scanomaly.backbones.clip import Clip
 from scanomaly.config.mvfa import AdapterConfig, MVFAConfig, object_words
-from scanomaly.errors import ConfigError, FitError
+from scanomaly.errors import FitError
 from scanomaly.maps import upsample
 from scanomaly.methods.clip_detector import (
     Branches,
@@ -27,7 +27,7 @@ from scanomaly.methods.clip_detector import (
     require_labels,
     sampled,
 )
-from scanomaly.methods.prompts import Texts, ensemble
+from scanomaly.methods.prompts import Texts, ensemble, require_object
 from scanomaly.nn.adapters import AdapterForm, Adapters
 from scanomaly.nn.memory_bank import MemoryBank
 from scanomaly.nn.patch_losses import (
@@ -99,11 +99,7 @@ class MVFA(ClipDetector):
     @classmethod
     def build(cls, config: Any) -> Self:
         """Raises WeightsError when weights are not here, ConfigError without words or blocks."""
-        if config.object is None:
-            raise ConfigError(
-                "config.object is what the images show, in words, and is not set; set it, such as "
-                "--set 'config.object=chest X-ray', or take config.for_dataset(NAME)."
-            )
+        require_object(config.object)
         return cls(config, load_clip(config))
 
     def first_tokens(self, image: Tensor) -> Tensor:

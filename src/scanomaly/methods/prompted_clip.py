@@ -15,9 +15,8 @@ from scanomaly.backbones.clip import Clip, build_clip
 from scanomaly.config.data import InputSpec
 from scanomaly.config.fit import FitOptions
 from scanomaly.config.prompted_clip import PromptedClipConfig
-from scanomaly.errors import ConfigError
 from scanomaly.methods.base import Detector
-from scanomaly.methods.prompts import ensemble
+from scanomaly.methods.prompts import ensemble, require_object
 from scanomaly.nn.patch_losses import level_map, text_logits
 from scanomaly.records import Batch, Prediction
 from scanomaly.training import Criterion, History, TrainingData, training_device
@@ -45,11 +44,7 @@ class PromptedClip(Detector):
     @classmethod
     def build(cls, config: Any) -> Self:
         """Raises WeightsError when weights are not here, ConfigError without words."""
-        if config.object is None:
-            raise ConfigError(
-                "config.object is what the images show, in words, and is not set; set it, such as "
-                "--set 'config.object=chest X-ray', or take config.for_dataset(NAME)."
-            )
+        require_object(config.object)
         return cls(config, build_clip(config.backbone))
 
     @property
@@ -68,8 +63,7 @@ class PromptedClip(Detector):
     ) -> History:
         """Encodes the prompts; no image is looked at."""
         self.to(training_device(options)).use_precision("fp32")
-        assert self.config.object is not None  # as build required
-        self.text_features.copy_(ensemble(self.text, self.config.object))
+        self.text_features.copy_(ensemble(self.text, require_object(self.config.object)))
         self.use_precision(options.precision)
         return History((), (), 0, NOT_TRAINED)
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scanomaly.backbones.clip import tokenize
+from scanomaly.errors import ConfigError
 
 NORMAL_STATES = (
     "{}",
@@ -117,3 +118,13 @@ class Texts:
     def stacked(self) -> Tensor:
         """(objects, E, 2)."""
         return torch.stack(list(self._known.values()))
+
+
+def require_object(words: str | None) -> str:
+    """What the images show, in words. Raises ConfigError where a configuration does not say it."""
+    if words is None:
+        raise ConfigError(
+            "config.object is what the images show, in words, and is not set; set it, such as "
+            "--set 'config.object=chest X-ray', or take config.for_dataset(NAME)."
+        )
+    return words

@@ -44,12 +44,10 @@ class Contrast(nn.Module):
         super().__init__()
         self.network = network
         self.distillation: Distillation | None = None
-        self._weight = 0.0
         if recipe.distillation is not None:
             vision = recipe.sizes.vision_cfg
             grid = vision.image_size // vision.patch_size
             self.distillation = Distillation(recipe.distillation, vision.width, grid)
-            self._weight = recipe.distillation.weight
         self.side = recipe.sizes.vision_cfg.image_size
         self._mean, self._std = torch.tensor([recipe.mean, recipe.std])[:, :, None, None]
 
@@ -89,7 +87,8 @@ class Contrast(nn.Module):
         if self.distillation is None:
             return loss
         kept = self.network.visual.patch_dropout.kept
-        return loss + self._weight * self.distillation.loss(images, tokens, kept)
+        weight = self.distillation.recipe.weight
+        return loss + weight * self.distillation.loss(images, tokens, kept)
 
 
 def _of_all_processes(own: Tensor) -> Tensor:

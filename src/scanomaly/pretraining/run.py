@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scanomaly.data.phantom.styles.style import Style
 from scanomaly.errors import ConfigError, FitError
 from scanomaly.pretraining.contrastive import Contrast, count_values, make_network
@@ -20,7 +18,7 @@ from scanomaly.pretraining.recipe import PLAN_FILE, Recipe, load_plan
 from scanomaly.pretraining.retrieval import retrieval
 from scanomaly.pretraining.simulated import Part, series
 from scanomaly.records import Draw
-from scanomaly.training import Objective, is_main_process, optimise, training_device
+from scanomaly.training import Objective, autocast, is_main_process, optimise, training_device
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +28,6 @@ SCALED, AT_ONCE = 320, 32
 TIMED_STEPS = 3
 TRAINING_SHARE = 0.9
 """Of the time that is spent on what was timed; the rest is the optimiser and checkpoints."""
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pretrain(
@@ -147,7 +144,7 @@ def _pairs_per_second(recipe: Recipe, contrast: Contrast, train: Pairs) -> float
     for _ in range(1 + TIMED_STEPS):
         started = time.monotonic()
         batch = train.collate([train[draw] for draw in draws])
-        with torch.autocast(device.type, AUTOCAST.get(fit.precision), fit.precision in AUTOCAST):
+        with autocast(device, fit.precision):
             loss = contrast.loss(batch)
         loss.backward()
         float(loss.detach())  # waits for a GPU

@@ -121,15 +121,16 @@ def _with_interval(compared: ComparedCell | None) -> str:
     if compared is None or compared.ours is None:
         return ""
     ours, digits = compared.ours, compared.digits
-    known = ours.low is not None and ours.high is not None
-    bounds = f" {_interval(ours.low, ours.high, digits)}" if known else ""  # type: ignore[arg-type]
-    return f"{ours.mean:.{digits}f}{bounds}{INCOMPLETE if compared.missing else ''}"
+    shown = _number(ours.mean, ours.low, ours.high, digits)
+    return f"{shown}{INCOMPLETE if compared.missing else ''}"
 
 
 def _mean_of(mean: RowMean) -> str:
-    known = mean.low is not None and mean.high is not None
-    bounds = f" {_interval(mean.low, mean.high, 1)}" if known else ""  # type: ignore[arg-type]
-    return f"{mean.ours:.1f}{bounds}"
+    return _number(mean.ours, mean.low, mean.high, 1)
+
+
+def _number(value: float, low: float | None, high: float | None, digits: int) -> str:
+    return " ".join(filter(None, [f"{value:.{digits}f}", _interval(low, high, digits)]))
 
 
 def _published(value: float | None, std: float | None) -> str:
@@ -144,15 +145,17 @@ def _signed(value: float | None, digits: int) -> str:
 
 def _spread(numbers: Numbers, digits: int) -> str:
     """Such as `± 0.4 [80.1, 82.9] (3 seeds)`."""
-    words = [] if numbers.std is None else [f"± {numbers.std:.{digits}f}"]
-    if numbers.low is not None and numbers.high is not None:
-        words.append(_interval(numbers.low, numbers.high, digits))
+    deviation = "" if numbers.std is None else f"± {numbers.std:.{digits}f}"
+    words = " ".join(filter(None, [deviation, _interval(numbers.low, numbers.high, digits)]))
     count = len(numbers.seeds)
     seeds = "one seed" if count == 1 else f"{count} seeds"
-    return f"{' '.join(words)} ({seeds})" if words else seeds
+    return f"{words} ({seeds})" if words else seeds
 
 
-def _interval(low: float, high: float, digits: int) -> str:
+def _interval(low: float | None, high: float | None, digits: int) -> str:
+    """Empty without bounds."""
+    if low is None or high is None:
+        return ""
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
-import os
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +12,7 @@ from multiprocessing.context import SpawnContext
 from typing import Any
 
 from scanomaly.inference import DECODERS
+from scanomaly.processes import end_with_parent
 from scanomaly.scoring.job import ScoringError
 from scanomaly.scoring.shards import Counts, Shard, ShardScorer, Tick
 
@@ -129,17 +127,9 @@ def _begin(shared: _Shared) -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's matter
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(shared.threads)
     _own.append(_Worker(shared, shared.devices.get()))
-
-
-def _end_with_parent() -> None:
-    """A killed parent leaves no worker behind: a plain pool's would wait for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _score(scorer: ShardScorer, shard: Shard) -> Counts:

@@ -6,21 +6,25 @@ from pathlib import Path
 
 from scanomaly.config.fit import FitOptions
 from scanomaly.training.objective import (
+    AUTOCAST,
     Criterion,
     History,
     Objective,
     OwnOptimisation,
     TrainingData,
+    autocast,
     is_main_process,
     training_device,
 )
 
 __all__ = [
+    "AUTOCAST",
     "Criterion",
     "History",
     "Objective",
     "OwnOptimisation",
     "TrainingData",
+    "autocast",
     "is_main_process",
     "optimise",
     "training_device",

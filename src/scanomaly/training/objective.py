@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from scanomaly.config.fit import FitOptions
+from scanomaly.config.fit import FitOptions, Precision
 from scanomaly.records import Draw
 
 
@@ -76,6 +77,19 @@ class Objective:
     partial: bool = False
     statistics: tuple[str, ...] = ()
     own: OwnOptimisation | None = None
+
+
+AUTOCAST: Mapping[Precision, torch.dtype | None] = {
+    "fp32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """The context of a precision; does nothing in fp32."""
+    dtype = AUTOCAST[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def training_device(options: FitOptions) -> torch.device:

@@ -113,6 +113,11 @@ def _layers(config: AnomalibConfig) -> list[str]:
     return [f"block{block}" for block in config.blocks]
 
 
+def _features(config: AnomalibConfig) -> dict[str, Any]:
+    """Arguments of a model on features of timm, which are then swapped for ours."""
+    return {"backbone": _architecture(config), "layers": _layers(config), "pre_trained": False}
+
+
 def _swaps(config: AnomalibConfig) -> dict[str, Any]:
     return {"TimmFeatureExtractor": extractors(config.features, config.blocks)}
 
@@ -120,9 +125,7 @@ def _swaps(config: AnomalibConfig) -> dict[str, Any]:
 def _patchcore(config: AnomalibConfig) -> Any:
     model: Any = config.model
     arguments = {
-        "backbone": _architecture(config),
-        "layers": _layers(config),
-        "pre_trained": False,
+        **_features(config),
         "coreset_sampling_ratio": model.coreset_ratio,
         "num_neighbors": model.neighbours,
     }
@@ -132,9 +135,7 @@ def _patchcore(config: AnomalibConfig) -> Any:
 def _padim(config: AnomalibConfig) -> Any:
     model: Any = config.model
     arguments = {
-        "backbone": _architecture(config),
-        "layers": _layers(config),
-        "pre_trained": False,
+        **_features(config),
         "n_features": model.features,
     }
     return make(Plan("padim", "Padim", arguments, _swaps(config)), config.side)
@@ -145,9 +146,7 @@ def _reverse_distillation(config: AnomalibConfig) -> Any:
 
     model: Any = config.model
     arguments = {
-        "backbone": _architecture(config),
-        "layers": _layers(config),
-        "pre_trained": False,
+        **_features(config),
         "anomaly_map_mode": AnomalyMapGenerationMode(model.maps),
     }
     plan = Plan("reverse_distillation", "ReverseDistillation", arguments, _swaps(config))
@@ -184,9 +183,7 @@ def _cfa(config: AnomalibConfig) -> Any:
 def _cflow(config: AnomalibConfig) -> Any:
     model: Any = config.model
     arguments = {
-        "backbone": _architecture(config),
-        "layers": _layers(config),
-        "pre_trained": False,
+        **_features(config),
         "fiber_batch_size": model.fibers,
         "condition_vector": model.condition,
         "coupling_blocks": model.blocks,

@@ -1,6 +1,6 @@
 """Answers about simulated patients: KQ-Former against MI-average, the majority, the image alone.
 
-    OMP_NUM_THREADS=1 python benchmarks/phantom_vqa.py WORK [--seeds 0 1 2] [--patients 400]
+    OMP_NUM_THREADS=1 python benchmarks/phantom_vqa.py WORK [--seeds 0 1 2] [--patients 800]
 
 For each seed: a QFAE is fitted on healthy heads, other patients are simulated and shown to it, and
 each answerer learns from the triples of its training patients. Test patients are seen by `evaluate`
@@ -67,7 +67,7 @@ def triples_of(work: Path, seed: int, patients: int) -> Corpus:
         if not healthy.exists():
             write_heads(healthy, patients=HEALTHY, seed=seed)
         if not (run_dir / "calibration.json").exists():
-            run = preset("qfae-offline").with_overrides([f"fit.seed={seed}"])
+            run = preset("qfae-offline-heads").with_overrides([f"fit.seed={seed}"])
             fit_detector(run, read_manifest(healthy), run_dir, resume=run_dir.exists())
         if not asked.exists():
             write_question_heads(asked, patients=patients, seed=seed)
@@ -188,7 +188,7 @@ def main() -> None:
     )
     parser.add_argument("work", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--patients", type=int, default=400, help="who are asked about, per seed")
+    parser.add_argument("--patients", type=int, default=800, help="who are asked about, per seed")
     parser.add_argument("--models", nargs="+", default=list(TITLES), choices=list(TITLES))
     parser.add_argument("--set", dest="options", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--tuning", action="store_true", help="score validation patients")

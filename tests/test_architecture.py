@@ -60,9 +60,9 @@ ARROWS: Mapping[str, frozenset[str]] = {
         "asking": "config data errors inference questions records triples vqa",
         "report": "errors files metrics questions",
         "presets": "config errors",
-        "pretraining": "backbones config data errors files records training",
+        "pretraining": "backbones config data errors files processes records training",
         "ray_cluster": "errors",
-        "doctor": "data errors files metrics",
+        "doctor": "data errors files metrics processes",
         "importing": (
             "backbones checkpoint config data devices errors fitting inference methods presets "
             "run_folder vqa"
@@ -82,6 +82,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
             "fitting importing inference prediction presets pretraining report scanomaly scoring "
             "triples vqa"
         ),
+        "__main__": "cli",
     }.items()
 }
 """Room -> rooms it may import, whether at the top of a file or inside a function."""
@@ -232,7 +233,7 @@ def test_every_room_has_its_arrows():
 
 def test_arrows_point_one_way():
     order = list(graphlib.TopologicalSorter(ARROWS).static_order())  # CycleError if they do not
-    assert order[-1] == "cli", "nothing stands above the command line"
+    assert order[-2:] == ["cli", "__main__"], "nothing else stands above the command line"
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Iterator
@@ -60,6 +61,11 @@ class TestInventory:
             for verb in ("weights", "presets"):
                 assert re.search(rf"^\W*{verb} ", done.out, re.M), verb
         assert command("--version").out == f"scanomaly {scanomaly.__version__}\n"
+
+    def test_it_starts_as_a_module_too(self):
+        words = [sys.executable, "-m", "scanomaly", "--version"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert done.stdout == f"scanomaly {scanomaly.__version__}\n"
 
     def test_presets_have_a_line_each(self, command):
         lines = command("presets").out.splitlines()

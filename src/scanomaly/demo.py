@@ -55,21 +55,25 @@ def run_demo(
     seed: int = 0,
     quick: bool = False,
     write: Callable[..., Path] | None = None,
+    preset_name: str | None = None,
     steps: int = 3,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, Path]:
     """Returns the evaluation and the run folder. Same seed, same numbers.
 
     style: a key of STYLES other than the method's own. write: makes the data instead, one set, as
-    write_phantom does. steps: how many there are, where more follow. Raises ConfigError for an
-    unknown method or style, FitError when `out` already holds a demo.
+    write_phantom does. preset_name: in place of the method's own. steps: how many there are, where
+    more follow. Raises ConfigError for an unknown method or style, FitError when `out` already
+    holds a demo.
     """
     demo = _known("method", method, DEMOS)
     shown = _known("style", style or demo.style, STYLES)
     data, run_dir = out / "phantom", out / "run"
     if (run_dir / RUN_FILE).exists():
         raise FitError(f"{out} already holds a demo; remove it or give another --out.")
-    run = preset(demo.preset).with_overrides([f"fit.seed={seed}", *(demo.quick if quick else ())])
+    run = preset(preset_name or demo.preset).with_overrides(
+        [f"fit.seed={seed}", *(demo.quick if quick else ())]
+    )
     run, styles = _aimed(run, style or demo.style)
     logger.info("1/%d simulating patients: %s", steps, ", ".join(STYLES[s].title for s in styles))
     patients = QUICK_PATIENTS if quick else demo.patients

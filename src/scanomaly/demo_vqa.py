@@ -24,7 +24,8 @@ from scanomaly.vqa.results import VqaEvaluation
 logger = logging.getLogger(__name__)
 
 STEPS = 8
-PATIENTS, QUICK_PATIENTS = 160, 20
+DETECTOR = "qfae-offline-heads"
+PATIENTS, QUICK_PATIENTS = 400, 20
 """To ask questions about; the detector has its own."""
 QUICK = ("fit.epochs=8", "fit.batch_size=4")
 
@@ -55,7 +56,13 @@ def run_vqa_demo(
     if answerer_run.exists():
         raise FitError(f"{out} already holds a demo; remove it or give another --out.")
     evaluation, detector_run = run_demo(
-        out, seed=seed, quick=quick, write=write_heads, steps=STEPS, progress=progress
+        out,
+        seed=seed,
+        quick=quick,
+        write=write_heads,
+        preset_name=DETECTOR,
+        steps=STEPS,
+        progress=progress,
     )
     _step(4, "simulating patients to ask about")
     patients = QUICK_PATIENTS if quick else PATIENTS

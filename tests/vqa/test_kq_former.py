@@ -33,7 +33,7 @@ from scanomaly.records import Triple
 from scanomaly.run_folder import fill_tensors
 from scanomaly.vqa.fusion import build_fusion
 from scanomaly.vqa.images import Images, triple_images
-from scanomaly.vqa.items import VqaBatch
+from scanomaly.vqa.items import IGNORED, VqaBatch
 from scanomaly.vqa.kq_former import KqFormerVqa
 from scanomaly.vqa.visual import CnnEncoder, ViTEncoder
 
@@ -219,6 +219,45 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_targets():
         ).logits[:, :-1]
         expected = nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels[:, 1:].flatten())
         torch.testing.assert_close(answerer.loss(batch), expected)
+
+
+def test_a_greedy_answer_comes_before_what_beams_find():
+    plain, greedy, narrow = (
+        tiny_answerer(**options) for options in ({}, {"greedy": True}, {"beams": 1})
+    )
+    images = random_images(3)
+    asked, about = list(QUESTIONS) * 3, [i for i in range(3) for _ in QUESTIONS]
+    by_beams = plain.generate(images, asked, triple=about, alternatives=3)
+    likeliest = narrow.generate(images, asked, triple=about)
+    found = greedy.generate(images, asked, triple=about, alternatives=3)
+    assert [each.text for each in found] == [each.text for each in likeliest]
+    assert any(a.text != b.text for a, b in zip(found, by_beams, strict=True))
+    for each, beams in zip(found, by_beams, strict=True):
+        texts = [text for text, _ in each.others]
+        assert each.text not in texts
+        assert len(texts) == 2
+        assert set(texts) <= {beams.text, *(text for text, _ in beams.others)}
+    alone = greedy.generate(images, asked, triple=about)
+    assert [(each.text, each.others) for each in alone] == [(each.text, ()) for each in found]
+
+
+def test_first_tokens_may_weigh_more():
+    answerer = tiny_answerer(loss="first_tokens")
+    batch = batch_of(answerer, random_images(2))
+    total = weight = 0.0
+    with torch.no_grad():
+        memory = answerer.memory(batch.images)[batch.triple]
+        logits = answerer.decoder(
+            batch.ids, attention_mask=batch.attention, encoder_hidden_states=memory
+        ).logits
+        for row, labels in zip(logits.log_softmax(dim=-1), batch.labels, strict=True):
+            places = (labels != IGNORED).nonzero()[:, 0].tolist()
+            assert len(places) > 2
+            for number, place in enumerate(places, start=1):
+                total -= float(row[place - 1, labels[place]]) / number
+                weight += 1 / number
+        assert float(answerer.loss(batch)) == pytest.approx(total / weight, rel=1e-5)
+        assert float(tiny_answerer().loss(batch)) != pytest.approx(total / weight, rel=1e-3)
 
 
 def test_probabilities_of_candidates_are_those_of_the_loss():

@@ -140,10 +140,17 @@ class VqaConfig(Frozen):
     """MI concat: rows of memory for the decoder."""
     memory_hidden: int = Field(default=128, gt=0)
     """MI concat: rows between, without an activation (code)."""
+    loss: Literal["tokens", "first_tokens"] = "tokens"
+    """tokens: the mean over all tokens of a batch's answers (code). first_tokens: the n-th token of
+    an answer weighs 1/n, as the first ones decide it and the rest is wording; not published."""
     max_tokens: int = Field(default=100, gt=1)
     """Of question and answer together."""
     beams: int = Field(default=5, gt=0)
     """Width of the beam search (paper)."""
+    greedy: bool = False
+    """The likeliest token of each step makes the answer, and beams only what else it might be. The
+    likeliest text as a whole is a short one where a fact has many wordings: "No." though "Yes" is
+    the likelier beginning."""
     reference_decoding: bool = False
     """As the released code decodes: greedily, whatever `beams`, with the end token in the place of
     the question's first token (spec section 9)."""

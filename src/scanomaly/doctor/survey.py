@@ -21,6 +21,7 @@ from scanomaly.doctor.facts import Facts, measure
 from scanomaly.doctor.findings import SHOWN_FILES
 from scanomaly.doctor.sources import Source
 from scanomaly.errors import DataError
+from scanomaly.processes import end_with_parent
 
 FILES_AT_ONCE = 32
 """Files that a process takes at a time."""
@@ -125,5 +126,6 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 def _prepare() -> None:
     """In every worker: one thread each, Ctrl-C left to the main process, silence."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     cv2.setNumThreads(1)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)

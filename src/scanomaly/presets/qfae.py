@@ -216,6 +216,13 @@ def qfae_offline() -> Run:
     return run.model_copy(update={"preset": "qfae-offline", "fit": fit})
 
 
+def qfae_offline_heads() -> Run:
+    """For brains in their skulls, which the warm start never saw: more steps, and larger ones."""
+    run = qfae_offline()
+    fit = run.fit.model_copy(update={"epochs": 12, "learning_rate": 6e-4})
+    return run.model_copy(update={"preset": "qfae-offline-heads", "fit": fit})
+
+
 def _ablation(suffix: str) -> Callable[[], Run]:
     fields, row = ABLATION_ROWS[suffix]
     return lambda: _qfae(f"qfae-brain-{suffix}", row, QFAEConfig(**fields))
@@ -236,6 +243,7 @@ QFAE_PRESETS: Mapping[str, Callable[[], Run]] = {
     "qfae-brain-two-encoders": qfae_brain_two_encoders,
     "autoencoder-brain": autoencoder_brain,
     "qfae-offline": qfae_offline,
+    "qfae-offline-heads": qfae_offline_heads,
     "qfae-offline-from-scratch": qfae_offline_from_scratch,
     **{f"qfae-brain-{suffix}": _ablation(suffix) for suffix in ABLATION_ROWS},
     **{f"qfae-brain-encoder-{suffix}": _encoder_row(suffix) for suffix in ENCODER_ROWS},

@@ -118,7 +118,7 @@ OFFLINE_DATA = VqaDataConfig(
     items="triples",
 )
 OFFLINE_FIT = FitOptions(
-    epochs=10,
+    epochs=6,
     batch_size=8,
     learning_rate=1e-3,
     optimiser="adamw",
@@ -151,6 +151,8 @@ def offline_config() -> VqaConfig:
         decoder=LanguageConfig(
             name="small-gpt2", tokenizer="words", layers=3, positions=256, **RANDOM
         ),
+        loss="first_tokens",
+        greedy=True,
     )
 
 

@@ -23,6 +23,7 @@ from scanomaly.data.phantom.fields import ImageArray
 from scanomaly.data.phantom.simulate import PRE_TRAINING
 from scanomaly.data.phantom.styles.style import SLICES, Style
 from scanomaly.files import write_file, write_text
+from scanomaly.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -94,5 +95,5 @@ def _mapping(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
         yield map
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         yield partial(pool.map, chunksize=PATIENTS_AT_ONCE)

@@ -30,7 +30,7 @@ from scanomaly.vqa.kq_former import KqFormerVqa
 KIND = "vqa"
 TOKENIZER = "tokenizer"
 """Folder of the tokeniser in a run folder."""
-DECODING = ("beams", "reference_decoding")
+DECODING = ("beams", "greedy", "reference_decoding")
 """Fields of the configuration that may differ from those in training: run.yaml decides."""
 
 

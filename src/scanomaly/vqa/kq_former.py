@@ -7,8 +7,10 @@ B triples, n texts, T tokens of a text, S side of an image, N tokens of the memo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -115,7 +117,9 @@ class KqFormerVqa(Answerer):
         targets = batch.labels[:, 1:]
         wanted = targets != IGNORED
         logits = self.decoder.lm_head(hidden[:, :-1][wanted]).float()
-        return F.cross_entropy(logits, targets[wanted])
+        losses = F.cross_entropy(logits, targets[wanted], reduction="none")
+        weights = TOKEN_WEIGHTS[self.config.loss](wanted)
+        return (losses * weights).sum() / weights.sum()
 
     def generate(
         self,
@@ -130,25 +134,44 @@ class KqFormerVqa(Answerer):
         about = range(len(images[0])) if triple is None else triple
         if len(about) != len(prompts):
             raise ValueError(f"expected {len(about)} questions, one for each, got {len(prompts)}.")
-        search = Search(self.packing.end, self.config.max_tokens, self.config.beams)
-        if self.config.reference_decoding:
+        config = self.config
+        search = Search(self.packing.end, config.max_tokens, config.beams)
+        if config.reference_decoding:
             search, changed = search.like_reference()
             prompts = [changed(prompt) for prompt in prompts]
         alternatives = min(alternatives, search.beams)
         with self._predicting():
             memory = self.memory(images)
-            found = [
-                each
-                for start in range(0, len(prompts), ANSWERS_AT_ONCE)
-                for each in continue_prompts(
-                    self.decoder,
-                    prompts[start : start + ANSWERS_AT_ONCE],
-                    memory[list(about[start : start + ANSWERS_AT_ONCE])],
-                    search,
-                    alternatives=alternatives,
-                )
-            ]
-        return [self._in_words(each) for each in found]
+            asked = list(zip(prompts, about, strict=True))
+            searches = [search]
+            if config.greedy:
+                searches = [replace(search, beams=1), *searches[: alternatives - 1]]
+            found = [self._continued(asked, memory, each, alternatives) for each in searches]
+        return [
+            self._in_words(_distinct(chain(*each))[:alternatives])
+            for each in zip(*found, strict=True)
+        ]
+
+    def _continued(
+        self,
+        asked: Sequence[tuple[list[int], int]],
+        memory: Tensor,
+        search: Search,
+        alternatives: int,
+    ) -> list[list[Continuation]]:
+        """asked: each prompt, and the row of `memory` (B, N, D) that it is about."""
+        parts = (asked[i : i + ANSWERS_AT_ONCE] for i in range(0, len(asked), ANSWERS_AT_ONCE))
+        return [
+            each
+            for part in parts
+            for each in continue_prompts(
+                self.decoder,
+                [prompt for prompt, _ in part],
+                memory[[row for _, row in part]],
+                search,
+                alternatives=min(alternatives, search.beams),
+            )
+        ]
 
     def _in_words(self, found: list[Continuation]) -> Generated:
         (best, *others) = (
@@ -182,6 +205,26 @@ class KqFormerVqa(Answerer):
 
     def fitted_state(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.state_dict().items() if name != TIED}
+
+
+def _distinct(found: Iterable[Continuation]) -> list[Continuation]:
+    kept: dict[tuple[int, ...], Continuation] = {}
+    for each in found:
+        kept.setdefault(each.tokens, each)
+    return list(kept.values())
+
+
+def _first_tokens(wanted: Tensor) -> Tensor:
+    """1 / n for the n-th target of each text."""
+    return wanted.cumsum(dim=1)[wanted].reciprocal()
+
+
+TOKEN_WEIGHTS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "tokens": lambda wanted: wanted[wanted].float(),
+    "first_tokens": _first_tokens,
+}
+"""`VqaConfig.loss` -> weights (t,) of the t targets in `wanted`, bool (n, T). Only the place in an
+answer counts: weights by its length would make short answers likelier."""
 
 
 def _bert_without_weights(config: FormerConfig, sizes: Any) -> FormerConfig:

@@ -318,7 +318,7 @@ def interrupted(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Inte
         while not last.exists() and process.poll() is None and time.monotonic() < patience:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
     return Interrupted(words, out, process.returncode, err)
 
 
@@ -364,7 +364,7 @@ class TestProcess:
         assert len(before) > 2 * 64 * 1024
         limited = ["sh", "-c", 'ulimit -f 64 && exec "$@"', "sh", executable(), *map(str, words)]
         done = subprocess.run(
-            limited, stderr=subprocess.PIPE, text=True, timeout=120, check=False, env=one_thread()
+            limited, stderr=subprocess.PIPE, text=True, timeout=300, check=False, env=one_thread()
         )
         assert done.returncode == 2, done.stderr
         message = rf"error: {last} could not be written: File too large; .*--resume goes on\."

@@ -36,13 +36,19 @@ class TinyCluster:
 
     def kill(self, worker: Any) -> None:
         """Its processes end at once, as if the machine had lost its power."""
-        raylets = {one.process.pid for one in worker.all_processes["raylet"]}
-        processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-        theirs = [process for process in processes if _parent(process) in raylets]
+        theirs = _processes_of(worker)
         self.cluster.remove_node(worker, allow_graceful=False)
         for process in theirs:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+
+    def computing(self) -> Any:
+        """A node on which an actor lives; on a busy machine some start late."""
+        for worker in self.workers:
+            titles = map(_title, _processes_of(worker))
+            if any(title.startswith("ray::") and "IDLE" not in title for title in titles):
+                return worker
+        raise AssertionError("no actor on any worker node")
 
     def worker_of(self, process: int) -> Any:
         """The node that runs a process."""
@@ -52,6 +58,19 @@ class TinyCluster:
             if any(one.process.pid == parent for one in raylets):
                 return worker
         raise AssertionError(f"process {process} is on no worker node")
+
+
+def _processes_of(worker: Any) -> list[int]:
+    raylets = {one.process.pid for one in worker.all_processes["raylet"]}
+    processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [process for process in processes if _parent(process) in raylets]
+
+
+def _title(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def _parent(process: int) -> int:

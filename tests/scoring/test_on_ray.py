@@ -61,7 +61,7 @@ def test_a_node_that_goes_away_costs_no_row(
     def kill(progress: object) -> None:
         if not killed:
             killed.append(1)
-            cluster.kill(cluster.workers[0])
+            cluster.kill(cluster.computing())
 
     summary = score_manifest(tiny.folder, manifest, tmp_path / "there", options, progress=kill)
     assert (summary.rows, summary.failed, summary.images) == (21, 1, 21)

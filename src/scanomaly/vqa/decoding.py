@@ -7,7 +7,7 @@ B prompts, T tokens of a text, N tokens of the memory, D width, V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,13 +80,16 @@ def continue_prompts(
     ).tolist()
     each = [Continuation(tuple(row), score) for row, score in zip(rows, scores, strict=True)]
     groups = [each[i : i + alternatives] for i in range(0, len(each), alternatives)]
-    return [_distinct(group) for group in groups]
+    best_first = (sorted(group, key=lambda found: -found.log_probability) for group in groups)
+    return list(map(distinct, best_first))
 
 
-def _distinct(group: list[Continuation]) -> list[Continuation]:
-    """Best first; a beam that never ended may repeat another."""
-    best = sorted(group, key=lambda found: -found.log_probability)
-    return list({found.tokens: found for found in reversed(best)}.values())[::-1]
+def distinct(found: Iterable[Continuation]) -> list[Continuation]:
+    """The first of those with the same tokens; a beam that never ended may repeat another."""
+    kept: dict[tuple[int, ...], Continuation] = {}
+    for each in found:
+        kept.setdefault(each.tokens, each)
+    return list(kept.values())
 
 
 def _generate(

@@ -7,7 +7,7 @@ B triples, n texts, T tokens of a text, S side of an image, N tokens of the memo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -22,7 +22,13 @@ from scanomaly.config.backbones import RANDOM_WEIGHTS
 from scanomaly.config.vqa import FormerConfig, LanguageConfig, VqaConfig, VqaDataConfig
 from scanomaly.errors import ConfigError
 from scanomaly.vqa.base import Answerer, Generated
-from scanomaly.vqa.decoding import Continuation, Search, continue_prompts, log_probabilities
+from scanomaly.vqa.decoding import (
+    Continuation,
+    Search,
+    continue_prompts,
+    distinct,
+    log_probabilities,
+)
 from scanomaly.vqa.fusion import KqFormerFusion, build_fusion, pictures
 from scanomaly.vqa.images import Images
 from scanomaly.vqa.items import IGNORED, VqaBatch
@@ -143,12 +149,12 @@ class KqFormerVqa(Answerer):
         with self._predicting():
             memory = self.memory(images)
             asked = list(zip(prompts, about, strict=True))
-            searches = [search]
-            if config.greedy:
-                searches = [replace(search, beams=1), *searches[: alternatives - 1]]
+            searches = [replace(search, beams=1)] if config.greedy else [search]
+            if config.greedy and alternatives > 1:
+                searches.append(search)
             found = [self._continued(asked, memory, each, alternatives) for each in searches]
         return [
-            self._in_words(_distinct(chain(*each))[:alternatives])
+            self._in_words(distinct(chain(*each))[:alternatives])
             for each in zip(*found, strict=True)
         ]
 
@@ -205,13 +211,6 @@ class KqFormerVqa(Answerer):
 
     def fitted_state(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.state_dict().items() if name != TIED}
-
-
-def _distinct(found: Iterable[Continuation]) -> list[Continuation]:
-    kept: dict[tuple[int, ...], Continuation] = {}
-    for each in found:
-        kept.setdefault(each.tokens, each)
-    return list(kept.values())
 
 
 def _first_tokens(wanted: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from scanomaly.bench.tables.table import SEED_PLACE, Cell, Table, TableRow
 from scanomaly.data.phantom import STYLES
@@ -91,70 +91,73 @@ SIMULATED_NOTES = (
 )
 
 
-def five_styles() -> Table:
-    """The part of `offline` that compares what is done with one and the same CLIP."""
-    rows = _language_rows()
-    shown = (MVFA_4, IQE_4, CORE_4, PROMPTS, MVFA_ZERO, IQE_ZERO)
+def _table(
+    name: str,
+    title: str,
+    rows: Iterable[TableRow],
+    *,
+    notes: Iterable[str],
+    compare: Iterable[tuple[str, str]],
+) -> Table:
     return Table(
-        name="five-styles",
-        title="MVFA and IQE-CLIP on five simulated styles",
+        name=name,
+        title=title,
         source=SIMULATED,
         columns=tuple(COLUMNS),
-        rows=tuple(rows[label] for label in shown),
+        rows=tuple(rows),
         seeds=SEEDS,
         gpu_hours=0.0,
-        notes=("Rows of the table `offline`, which shares their runs.", *SIMULATED_NOTES),
-        compare=LANGUAGE_PAIRS,
+        notes=(*notes, *SIMULATED_NOTES),
+        compare=tuple(compare),
         own_patients=True,
     )
 
 
-def _qfae_row() -> TableRow:
-    return _row(QFAE, "qfae-offline-from-scratch", own={BRAIN: "qfae-offline"})
+def five_styles() -> Table:
+    """The part of `offline` that compares what is done with one and the same CLIP."""
+    rows = _language_rows()
+    return _table(
+        "five-styles",
+        "MVFA and IQE-CLIP on five simulated styles",
+        (rows[name] for name in (MVFA_4, IQE_4, CORE_4, PROMPTS, MVFA_ZERO, IQE_ZERO)),
+        notes=("Rows of the table `offline`, which shares their runs.",),
+        compare=LANGUAGE_PAIRS,
+    )
+
+
+def _beside_qfae(presets: Mapping[str, str]) -> tuple[TableRow, ...]:
+    """QFAE, and a row for each label and preset."""
+    qfae = _row(QFAE, "qfae-offline-from-scratch", own={BRAIN: "qfae-offline"})
+    return (qfae, *(_row(label, preset) for label, preset in presets.items()))
 
 
 def offline_slow() -> Table:
     """What the leaderboard leaves out for its time."""
-    return Table(
-        name="offline-slow",
-        title="Slow baselines beside QFAE, on five simulated styles",
-        source=SIMULATED,
-        columns=tuple(COLUMNS),
-        rows=(_qfae_row(), *(_row(label, preset) for label, preset in SLOW_ROWS.items())),
-        seeds=SEEDS,
-        gpu_hours=0.0,
-        notes=("Beside rows of the table `offline`, which shares their runs.", *SIMULATED_NOTES),
-        compare=tuple((QFAE, label) for label in SLOW_ROWS),
-        own_patients=True,
+    return _table(
+        "offline-slow",
+        "Slow baselines beside QFAE, on five simulated styles",
+        _beside_qfae(SLOW_ROWS),
+        notes=("Beside rows of the table `offline`, which shares their runs.",),
+        compare=((QFAE, label) for label in SLOW_ROWS),
     )
 
 
 def offline() -> Table:
-    return Table(
-        name="offline",
-        title="Everything that works offline, on five simulated styles",
-        source=SIMULATED,
-        columns=tuple(COLUMNS),
-        rows=(
-            _qfae_row(),
-            *(_row(label, preset) for label, preset in NORMAL_ROWS.items()),
-            *_language_rows().values(),
-        ),
-        seeds=SEEDS,
-        gpu_hours=0.0,
+    return _table(
+        "offline",
+        "Everything that works offline, on five simulated styles",
+        (*_beside_qfae(NORMAL_ROWS), *_language_rows().values()),
         notes=(
             "No graphics card: two cores of a CPU, at most three hours for three seeds, 40 minutes "
             "with --quick. `offline-slow` has the baselines that take longer.",
             "QFAE starts from its warm start on brain, which it was made for, and from scratch on "
             "the other styles.",
-            *SIMULATED_NOTES,
         ),
         compare=(
             *((QFAE, label) for label in NORMAL_ROWS),
             *LANGUAGE_PAIRS,
             (MVFA_ZERO, WINCLIP),
         ),
-        own_patients=True,
     )
 
 

@@ -23,7 +23,7 @@ from statistics import median
 
 from scanomaly.bench.execution import Task, execute
 from scanomaly.bench.grid import run_grid
-from scanomaly.bench.jobs import Job, runs_folder
+from scanomaly.bench.jobs import Contents, Job, runs_folder
 from scanomaly.bench.local_pool import THREAD_VARIABLES, LocalPool
 from scanomaly.data.phantom import STYLES, write_style
 from scanomaly.presets import preset
@@ -42,7 +42,7 @@ def make_tasks(work: Path, name: str, number: int) -> list[Task]:
     tasks = []
     for seed in range(number):
         run = preset("mvfa-offline-few").with_overrides([*OPTIONS, f"fit.seed={seed}"])
-        job = Job.of(run, STYLE.name, "honest", "benchmark")
+        job = Job.of(run, STYLE.name, "honest", Contents("benchmark"))
         folder = runs_folder(work / name, job.digest)
         job.save(folder)
         tasks.append(Task(job.digest, folder, work / "data", f"seed {seed}", "cpu"))

@@ -5,9 +5,10 @@ import torch
 
 from scanomaly.config.run import Run
 from scanomaly.errors import CheckpointError, ConfigError
-from scanomaly.fitting import fit, load_warm_start, warm_starts
+from scanomaly.fitting import fit, load_warm_start
 from scanomaly.methods import METHODS
 from scanomaly.run_folder import load_training
+from scanomaly.warm_starts import warm_starts
 from tiny_runs import state_of
 
 

@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from methods.tiny_detectors import offline_qfae, weight_folders
-from scanomaly.checkpoint import MODEL_FILE, read_state
+from scanomaly.checkpoint import read_state
 from scanomaly.config.data import DataConfig
+from scanomaly.config.experiment import MODEL_FILE
 from scanomaly.config.fit import FitOptions
 from scanomaly.config.run import Run
 from scanomaly.data.manifest import Manifest, read_manifest

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from scanomaly.calibration import FORMAT as CALIBRATION_FORMAT
 from scanomaly.calibration import Calibration
+from scanomaly.config.experiment import MODEL_FILE
 from scanomaly.config.run import Run, load_run
 from scanomaly.errors import CheckpointError
 from scanomaly.files import write_text
 from scanomaly.methods import METHODS, Detector
-from scanomaly.run_folder import MODEL_FILE, fill_tensors, read_json, read_state, write_state
+from scanomaly.run_folder import fill_tensors, read_json, read_state, write_state
 
 CALIBRATION_FILE = "calibration.json"
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
@@ -20,11 +18,11 @@ from scanomaly.data.dataset import ImageDataset
 from scanomaly.data.images import fit_window
 from scanomaly.data.manifest import Manifest, read_manifest, read_manifests
 from scanomaly.data.splits import few_shot, leave_one_out, validation_part
-from scanomaly.errors import ConfigError
 from scanomaly.inference import FittedDetector
 from scanomaly.methods import METHODS, Detector
-from scanomaly.run_folder import MODEL_FILE, TrainingRecord, claim, read_state, save_training
+from scanomaly.run_folder import TrainingRecord, claim, read_state, save_training
 from scanomaly.training import Criterion, History, is_main_process
+from scanomaly.warm_starts import warm_start_file
 
 logger = logging.getLogger(__name__)
 
@@ -175,29 +173,8 @@ def _words(split: str, manifest: Manifest) -> str:
 
 def load_warm_start(detector: Detector, name: str) -> None:
     """Begin from packaged or given weights. Raises CheckpointError if they do not fit."""
-    packaged = files("scanomaly") / "assets" / f"{name}.safetensors"
-    with as_file(packaged) if packaged.is_file() else nullcontext(_weights_of(name)) as file:
-        fill(detector, read_state(file)[0], file, leave=detector.always_fitted)
-
-
-def _weights_of(name: str) -> Path:
-    path = Path(name) / MODEL_FILE if Path(name).is_dir() else Path(name)
-    if path.is_file():
-        return path
-    raise ConfigError(
-        f"fit.warm_start={name}: expected a packaged name ({', '.join(warm_starts())}) or the "
-        "path of a run folder or model.safetensors; set it to null to start from nothing."
-    )
-
-
-def warm_starts() -> Sequence[str]:
-    """Names of the warm starts that come with the package."""
-    folder = files("scanomaly") / "assets"
-    return sorted(
-        entry.name.removesuffix(".safetensors")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".safetensors")
-    )
+    file = warm_start_file(name)
+    fill(detector, read_state(file)[0], file, leave=detector.always_fitted)
 
 
 def _resolved(run: Run, manifest: Manifest, train: Manifest) -> Run:

@@ -14,13 +14,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from scanomaly import __version__
-from scanomaly.config.experiment import RUN_FILE, Experiment
+from scanomaly.config.experiment import MODEL_FILE, RUN_FILE, Experiment
 from scanomaly.errors import CheckpointError, FitError
 from scanomaly.files import write_file, write_text
 
 MODEL_FORMAT = 1
 TRAINING_FORMAT = 1
-MODEL_FILE = "model.safetensors"
 TRAINING_FILE = "training.json"
 
 

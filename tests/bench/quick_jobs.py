@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from scanomaly.bench.execution import Task
-from scanomaly.bench.jobs import Job, runs_folder
+from scanomaly.bench.jobs import Contents, Job, runs_folder
 from scanomaly.bench.results import JobResult, write_result
 from scanomaly.errors import DataError
 from scanomaly.metrics import Estimate
@@ -25,7 +25,7 @@ def make_tasks(out: Path, *datasets: str) -> list[Task]:
     tasks = []
     for seed, dataset in enumerate(datasets):
         experiment = preset("qfae-offline").with_overrides([f"fit.seed={seed}"])
-        job = Job.of(experiment, dataset, "honest", "tests")
+        job = Job.of(experiment, dataset, "honest", Contents("tests"))
         folder = runs_folder(out, job.digest)
         job.save(folder)
         tasks.append(Task(job.digest, folder, out, f"{dataset} {seed}"))

@@ -11,7 +11,7 @@ import pytest
 
 from scanomaly.bench import execution
 from scanomaly.bench.execution import FAILURE_FILE, LOCK, LOG, RUN, Task, attempt, execute
-from scanomaly.bench.jobs import Job, runs_folder
+from scanomaly.bench.jobs import Contents, Job, runs_folder
 from scanomaly.bench.results import has_result, read_result
 from scanomaly.config.run import Run
 from scanomaly.config.vqa import VqaRun
@@ -22,7 +22,7 @@ from vqa.tiny_vqa import TinyVqa
 
 
 def task_of(out: Path, experiment: Run | VqaRun, data: Path, protocol="honest") -> Task:
-    job = Job.of(experiment, data.name, protocol, "tests")
+    job = Job.of(experiment, data.name, protocol, Contents("tests"))
     folder = runs_folder(out, job.digest)
     job.save(folder)
     return Task(job.digest, folder, data, "a job", "cpu")

@@ -64,6 +64,15 @@ def test_questions_and_pictures_count(tmp_path: Path):
     assert Fingerprints(tmp_path).of_corpus(fewer) != found
 
 
+def test_weights_count_in_their_order(tmp_path: Path):
+    files = [tmp_path / name for name in "ab"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    known = Fingerprints(tmp_path)
+    assert known.of_weights([]) == ""
+    assert len({known.of_weights(some) for some in (files, files[::-1], files[:1])}) == 3
+
+
 def test_a_missing_file_is_named(tmp_path: Path, brain: Path):
     manifest = read_manifest(brain)
     manifest.rows[0].path.unlink()

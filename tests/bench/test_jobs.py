@@ -7,42 +7,48 @@ from pathlib import Path
 import pytest
 
 from scanomaly.bench import jobs
-from scanomaly.bench.jobs import Job, Plan, PlannedCell, load_plan, planned_tables
+from scanomaly.bench.jobs import Contents, Job, Plan, PlannedCell, load_plan, planned_tables
 from scanomaly.errors import CheckpointError
 from scanomaly.presets import preset, vqa_preset
 
 RUN = preset("qfae-offline")
-JOB = Job.of(RUN, "Brain", "honest", "data")
+JOB = Job.of(RUN, "Brain", "honest", Contents("data"))
 CELL = PlannedCell("row", "column", 1, "honest", "abc")
 
 
 @pytest.mark.parametrize("option", ["fit.accelerator=cpu", "fit.workers=3"])
 def test_where_it_runs_changes_no_digest(option: str):
-    assert Job.of(RUN.with_overrides([option]), "Brain", "honest", "data").digest == JOB.digest
+    assert (
+        Job.of(RUN.with_overrides([option]), "Brain", "honest", Contents("data")).digest
+        == JOB.digest
+    )
 
 
 def test_a_preset_of_another_name_is_the_same_job():
     renamed = RUN.model_copy(update={"preset": "other", "source": "elsewhere"})
-    assert Job.of(renamed, "Brain", "honest", "data").digest == JOB.digest
+    assert Job.of(renamed, "Brain", "honest", Contents("data")).digest == JOB.digest
 
 
 def test_all_that_changes_numbers_changes_the_digest(monkeypatch: pytest.MonkeyPatch):
     others = [
-        Job.of(RUN.with_overrides(["fit.seed=7"]), "Brain", "honest", "data"),
-        Job.of(RUN.with_overrides(["data.false_alarm_rate=0.1"]), "Brain", "honest", "data"),
-        Job.of(RUN, "Liver", "honest", "data"),
-        Job.of(RUN, "Brain", "paper", "data"),
-        Job.of(RUN, "Brain", "honest", "other data"),
-        Job.of(RUN, "Brain", "honest", "data", ["bart"]),
+        Job.of(RUN.with_overrides(["fit.seed=7"]), "Brain", "honest", Contents("data")),
+        Job.of(
+            RUN.with_overrides(["data.false_alarm_rate=0.1"]), "Brain", "honest", Contents("data")
+        ),
+        Job.of(RUN, "Liver", "honest", Contents("data")),
+        Job.of(RUN, "Brain", "paper", Contents("data")),
+        Job.of(RUN, "Brain", "honest", Contents("other data")),
+        Job.of(RUN, "Brain", "honest", Contents("data", "weights")),
+        Job.of(RUN, "Brain", "honest", Contents("data"), ["bart"]),
     ]
     monkeypatch.setattr(jobs, "RESULT_FORMAT", 99)
-    others.append(Job.of(RUN, "Brain", "honest", "data"))
+    others.append(Job.of(RUN, "Brain", "honest", Contents("data")))
     assert len({job.digest for job in (JOB, *others)}) == len(others) + 1
 
 
 @pytest.mark.parametrize("experiment", [RUN, vqa_preset("kqf-concat-vit")])
 def test_a_job_comes_back(tmp_path: Path, experiment):
-    job = Job.of(experiment, "Brain", "paper", "data", ["roberta", "bart"])
+    job = Job.of(experiment, "Brain", "paper", Contents("data"), ["roberta", "bart"])
     job.save(tmp_path)
     assert Job.load(tmp_path) == job
     assert job.judges == ("bart", "roberta")

@@ -121,6 +121,25 @@ def test_changed_images_make_another_job(data: Path):
     assert before[1] != after[1], "zero-shot learns from the others"
 
 
+def test_changed_weights_make_another_job(data: Path):
+    options = (f"config.backbone.weights={data / 'clip.safetensors'}",)
+    rows = {"tiny": {"": Cell("few", "Brain", "image.auroc", None, options)}}
+    found = []
+    for content in (b"these", b"others"):
+        (data / "clip.safetensors").write_bytes(content)
+        found.append(planned(data, rows).tasks)
+    assert len(found[0]) == 1
+    assert found[0] != found[1]
+    assert planned(data, rows, weights_are_here=False).tasks == found[1]
+
+
+def test_a_missing_warm_start_is_listed(data: Path):
+    options = ("fit.warm_start=warmer",)
+    found = planned(data, {"warm": {"": Cell("few", "Brain", "image.auroc", None, options)}})
+    ((reason, _),) = found.missing.items()
+    assert reason.startswith("fit.warm_start=warmer: expected a packaged name (qfae-offline)")
+
+
 def test_a_missing_set_is_listed_with_its_remedy(data: Path):
     rows = {"row": both("few", "Brain") | both("few", "Chest")}
     found = planned(data, rows)

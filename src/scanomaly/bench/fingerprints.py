@@ -1,4 +1,4 @@
-"""Fingerprints of data: what is in the images and masks, wherever they lie. Loads no torch."""
+"""Fingerprints of data and weights: what is in the files, wherever they lie. Loads no torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Entry:
 
 
 class Fingerprints:
-    """Of data sets, kept in a file under the data's paths, sizes and times of change.
+    """Kept in a file under the paths, sizes and times of change of what was read.
 
     The same content elsewhere has the same fingerprint; a file that was touched is read again.
     """
@@ -46,6 +46,11 @@ class Fingerprints:
         """Of all questions, answers and pictures."""
         return self._of(list(_questions(corpus)))
 
+    def of_weights(self, files: Iterable[Path]) -> str:
+        """Of some weight files in this order; empty for none."""
+        entries = [Entry("weights", (file,)) for file in files]
+        return self._of(entries) if entries else ""
+
     def _of(self, entries: Sequence[Entry]) -> str:
         """Raises DataError for a file that cannot be read."""
         files = list(dict.fromkeys(file for entry in entries for file in entry.files))
@@ -56,7 +61,7 @@ class Fingerprints:
                 write_text(self._file, json.dumps(self._known, indent=1) + "\n")
         except OSError as error:
             raise DataError(
-                f"{error.filename}: {error.strerror}; every image must be readable to begin."
+                f"{error.filename}: {error.strerror}; every file must be readable to begin."
             ) from error
         return self._known[key]
 

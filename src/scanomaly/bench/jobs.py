@@ -32,6 +32,14 @@ MACHINE = ("accelerator", "workers")
 
 
 @dataclass(frozen=True, slots=True)
+class Contents:
+    """Fingerprints of what a job reads; no weights where it needs none, or others have them."""
+
+    data: str
+    weights: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One experiment on one data set: what is computed at most once."""
 
@@ -41,7 +49,8 @@ class Job:
     protocol: Protocol
     """Of an answerer always honest: it has no other."""
     digest: str
-    """Of the experiment, data set, protocol, judges, the data's content and the result format."""
+    """Of the experiment, data set, protocol, judges, result format, and what data and pretrained
+    weights contain."""
     judges: tuple[str, ...] = ()
     """Models that judge an answerer's open answers, as `vqa evaluate --nli` names them."""
 
@@ -51,12 +60,12 @@ class Job:
         experiment: Run | VqaRun,
         dataset: str,
         protocol: Protocol,
-        fingerprint: str,
+        fingerprints: Contents,
         judges: Iterable[str] = (),
     ) -> Self:
-        """The job with its digest. fingerprint: of the content of the data it reads."""
+        """The job with its digest."""
         job = cls(experiment, dataset, protocol, "", tuple(sorted(judges)))
-        return replace(job, digest=_digest(job, fingerprint))
+        return replace(job, digest=_digest(job, fingerprints))
 
     def save(self, folder: Path) -> None:
         """Write job.json, from which any process can compute it. Raises DiskError."""
@@ -90,7 +99,7 @@ class Job:
             ) from error
 
 
-def _digest(job: Job, fingerprint: str) -> str:
+def _digest(job: Job, fingerprints: Contents) -> str:
     experiment = job.experiment.model_dump(mode="json", exclude=set(WORDS))
     for field in MACHINE:
         del experiment["fit"][field]
@@ -98,11 +107,13 @@ def _digest(job: Job, fingerprint: str) -> str:
         "experiment": experiment,
         "dataset": job.dataset,
         "protocol": job.protocol,
-        "data": fingerprint,
+        "data": fingerprints.data,
         "result_format": RESULT_FORMAT,
     }
     if job.judges:
         values["judges"] = job.judges
+    if fingerprints.weights:
+        values["weights"] = fingerprints.weights
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
 

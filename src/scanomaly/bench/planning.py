@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from scanomaly.backbones.weights import locate
+from scanomaly.backbones.weights import locate, weight_file
 from scanomaly.bench.execution import Task, read_corpus_of
 from scanomaly.bench.fingerprints import Fingerprints
-from scanomaly.bench.jobs import Job, Plan, PlannedCell, Protocol, load_plan, runs_folder
+from scanomaly.bench.jobs import Contents, Job, Plan, PlannedCell, Protocol, load_plan, runs_folder
 from scanomaly.bench.sources import how_to_get
 from scanomaly.bench.tables.table import JUDGES, SEED_PLACE, Cell, Table
 from scanomaly.config.run import Run, pretrained_networks
@@ -20,6 +20,7 @@ from scanomaly.data.manifest import Manifest, read_manifest, read_manifests
 from scanomaly.data.mivqa import Corpus
 from scanomaly.errors import ConfigError, DataError, WeightsError
 from scanomaly.presets import VQA_PRESETS, preset, vqa_preset
+from scanomaly.warm_starts import warm_start_file
 
 AnyRun = TypeVar("AnyRun", Run, VqaRun)
 OTHERS = "the others, which teach here"
@@ -31,8 +32,8 @@ JUDGED = "nli"
 class Wanted:
     """What someone asks of a table. data: seed -> its folder of data sets.
 
-    options: as of --set, for every cell. weights_are_here: False where other machines compute, on
-    which they are looked for then.
+    options: as of --set, for every cell. weights_are_here: False where other machines compute, and
+    may have what is missing here.
     """
 
     table: Table
@@ -111,19 +112,28 @@ class _Planner:
         data = self.wanted.data(seed)
         if not data.exists():
             raise DataError(f"{data}: expected a folder of data sets, found nothing; check --data.")
-        if self.wanted.weights_are_here:
-            require_weights(experiment)
+        weights = self._weights(experiment)
         judges = self._judges(cell) if isinstance(experiment, VqaRun) else []
         fingerprint = self._fingerprint(experiment, cell.dataset, data)
         if isinstance(experiment, VqaRun):
             protocol = "honest"
-        job = Job.of(experiment, cell.dataset, protocol, fingerprint, judges)
+        contents = Contents(fingerprint, weights)
+        job = Job.of(experiment, cell.dataset, protocol, contents, judges)
         if job.digest not in self.jobs:
             folder = runs_folder(self.out, job.digest)
             words = f"{row} on {cell.dataset}, seed {seed}, {protocol}"
             self.jobs[job.digest] = job
             self.tasks[job.digest] = Task(job.digest, folder, data, words, self.wanted.device)
         return job.digest
+
+    def _weights(self, experiment: Run | VqaRun) -> str:
+        """Fingerprint of what the experiment begins with. Raises MissingError."""
+        try:
+            return self.fingerprints.of_weights(weights_of(experiment))
+        except MissingError:
+            if self.wanted.weights_are_here:
+                raise
+            return ""
 
     def _judges(self, cell: Cell) -> list[str]:
         """The judges of all cells of this cell's experiment, so that one job serves them all."""
@@ -215,13 +225,18 @@ def judge_of(cell: Cell) -> str | None:
     return rest.rpartition(".")[0] if family == JUDGED else None
 
 
-def require_weights(experiment: Run | VqaRun) -> None:
-    """Raises MissingError, which says how to get them, where pretrained weights are not here."""
-    for network in pretrained_networks(experiment):
-        try:
-            locate(network.name, network.weights)
-        except WeightsError as error:
-            raise MissingError(str(error)) from error
+def weights_of(experiment: Run | VqaRun) -> list[Path]:
+    """The weight files that an experiment begins with.
+
+    Raises MissingError, which says how to get them, where they are not here.
+    """
+    start = experiment.fit.warm_start
+    try:
+        asked = dict.fromkeys((n.name, n.weights) for n in pretrained_networks(experiment))
+        files = [weight_file(locate(name, place), name) for name, place in asked]
+        return files if start is None else [*files, warm_start_file(start)]
+    except (WeightsError, ConfigError) as error:
+        raise MissingError(str(error)) from error
 
 
 def require_judge(name: str) -> None:
@@ -247,5 +262,5 @@ __all__ = [
     "experiment_of",
     "judge_of",
     "plan_table",
-    "require_weights",
+    "weights_of",
 ]

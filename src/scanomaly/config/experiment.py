@@ -14,7 +14,8 @@ from scanomaly.errors import CheckpointError, ConfigError
 from scanomaly.files import write_text
 
 RUN_FORMAT: Literal[1] = 1
-RUN_FILE = "run.yaml"
+RUN_FILE, MODEL_FILE = "run.yaml", "model.safetensors"
+"""In a run folder: the experiment, and what was fitted."""
 VERBS: Mapping[str, str] = {"detector": "scanomaly", "vqa": "scanomaly vqa"}
 """Kind of a run -> the words before `fit` and `evaluate` that make it and read it."""
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from scanomaly.checkpoint import CALIBRATION_FILE
-from scanomaly.config.experiment import RUN_FILE
+from scanomaly.config.experiment import MODEL_FILE, RUN_FILE
 from scanomaly.errors import ScanomalyError
 from scanomaly.files import write_text
-from scanomaly.run_folder import MODEL_FILE, read_json
+from scanomaly.run_folder import read_json
 
 JOB_FILE = "job.json"
 JOB_FORMAT = 1

@@ -16,13 +16,14 @@ from pydantic import ValidationError
 
 from scanomaly.backbones.language import TOKENIZER_FILE, load_tokenizer
 from scanomaly.backbones.weights import licence_of
+from scanomaly.config.experiment import MODEL_FILE
 from scanomaly.config.run import backbone_names
 from scanomaly.config.vqa import VqaConfig, VqaRun
 from scanomaly.data.mivqa import VqaItem
 from scanomaly.devices import resolve_device
 from scanomaly.errors import CheckpointError, WeightsError
 from scanomaly.files import write_text
-from scanomaly.run_folder import MODEL_FILE, fill_tensors, load_training, read_state, write_state
+from scanomaly.run_folder import fill_tensors, load_training, read_state, write_state
 from scanomaly.vqa.base import Generated
 from scanomaly.vqa.images import evaluation_images, read_pictures
 from scanomaly.vqa.kq_former import KqFormerVqa

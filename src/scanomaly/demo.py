@@ -12,7 +12,7 @@ from typing import TypeVar
 from scanomaly.config.experiment import RUN_FILE
 from scanomaly.config.run import Run
 from scanomaly.data.manifest import read_manifest
-from scanomaly.data.phantom import STYLES, write_styles
+from scanomaly.data.phantom import STYLES, write_heads, write_styles
 from scanomaly.errors import ConfigError, FitError
 from scanomaly.evaluation import Evaluation, evaluate
 from scanomaly.fitting import fit, read_training_data
@@ -26,25 +26,30 @@ Named = TypeVar("Named")
 class Demo:
     """What a method is shown with. style: a key of STYLES. patients: of each simulated style.
 
-    quick: what `--quick` changes of the preset.
+    quick: what `--quick` changes of the preset. write: makes the data instead, one set, as
+    write_phantom does.
     """
 
     preset: str
     style: str
     patients: int
     quick: tuple[str, ...]
+    write: Callable[..., Path] | None = None
 
 
 QUICK_PATIENTS = 24
 QUICK_FEW = ("fit.epochs=2", "data.shots=2")
+QUICK_NORMAL = ("fit.epochs=2", "fit.batch_size=16")
 DEMOS: Mapping[str, Demo] = {
-    "qfae": Demo("qfae-offline", "brain", 120, ("fit.epochs=2", "fit.batch_size=16")),
+    "qfae": Demo("qfae-offline", "brain", 120, QUICK_NORMAL),
     "mvfa": Demo("mvfa-offline-few", "tissue", 80, QUICK_FEW),
     "iqe": Demo("iqe-offline-few", "tissue", 80, QUICK_FEW),
     "mvfa-zero": Demo("mvfa-offline-zero", "tissue", 60, ("fit.epochs=1",)),
     "iqe-zero": Demo("iqe-offline-zero", "tissue", 60, ("fit.epochs=1",)),
 }
 """What `--method` may be."""
+HEADS = Demo("qfae-offline-heads", "brain", 120, QUICK_NORMAL, write_heads)
+"""Of which questions are asked."""
 
 
 def run_demo(
@@ -54,38 +59,45 @@ def run_demo(
     style: str | None = None,
     seed: int = 0,
     quick: bool = False,
-    write: Callable[..., Path] | None = None,
-    preset_name: str | None = None,
-    steps: int = 3,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, Path]:
     """Returns the evaluation and the run folder. Same seed, same numbers.
 
-    style: a key of STYLES other than the method's own. write: makes the data instead, one set, as
-    write_phantom does. preset_name: in place of the method's own. steps: how many there are, where
-    more follow. Raises ConfigError for an unknown method or style, FitError when `out` already
-    holds a demo.
+    style: a key of STYLES other than the method's own. Raises ConfigError for an unknown method or
+    style, FitError when `out` already holds a demo.
     """
     demo = _known("method", method, DEMOS)
-    shown = _known("style", style or demo.style, STYLES)
+    shown = demo if style is None else replace(demo, style=style)
+    return show(shown, out, seed=seed, quick=quick, progress=progress)
+
+
+def show(
+    demo: Demo,
+    out: Path,
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    steps: int = 3,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Evaluation, Path]:
+    """The same for any demo. steps: how many there are, where more follow."""
+    style = _known("style", demo.style, STYLES)
     data, run_dir = out / "phantom", out / "run"
     if (run_dir / RUN_FILE).exists():
         raise FitError(f"{out} already holds a demo; remove it or give another --out.")
-    run = preset(preset_name or demo.preset).with_overrides(
-        [f"fit.seed={seed}", *(demo.quick if quick else ())]
-    )
-    run, styles = _aimed(run, style or demo.style)
+    run = preset(demo.preset).with_overrides([f"fit.seed={seed}", *(demo.quick if quick else ())])
+    run, styles = _aimed(run, demo.style)
     logger.info("1/%d simulating patients: %s", steps, ", ".join(STYLES[s].title for s in styles))
     patients = QUICK_PATIENTS if quick else demo.patients
-    make = write or partial(write_styles, styles=styles)
+    make = demo.write or partial(write_styles, styles=styles)
     make(data, patients=patients, seed=seed, progress=progress)
-    dataset = None if write else shown.name
+    dataset = None if demo.write else style.name
     logger.info("2/%d fitting %s", steps, run.preset)
     fitted = fit(run, read_training_data(run, data, dataset), run_dir)
     assert fitted is not None  # the offline presets train in one process
     logger.info("3/%d evaluating on held-out patients", steps)
     evaluation = evaluate(fitted, read_manifest(data, dataset), progress=progress)
-    note = f"{shown.title}: the numbers compare methods, and do not carry over to patients."
+    note = f"{style.title}: the numbers compare methods, and do not carry over to patients."
     return replace(evaluation, notes=(note, *evaluation.notes)), run_dir
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from scanomaly.asking import Asked, ask
 from scanomaly.data.manifest import read_manifest
 from scanomaly.data.mivqa import read_corpus
-from scanomaly.data.phantom import write_heads, write_question_heads
-from scanomaly.demo import run_demo
+from scanomaly.data.phantom import write_question_heads
+from scanomaly.demo import HEADS, show
 from scanomaly.errors import FitError
 from scanomaly.evaluation import Evaluation
 from scanomaly.inference import FittedDetector
@@ -24,7 +24,6 @@ from scanomaly.vqa.results import VqaEvaluation
 logger = logging.getLogger(__name__)
 
 STEPS = 8
-DETECTOR = "qfae-offline-heads"
 PATIENTS, QUICK_PATIENTS = 400, 20
 """To ask questions about; the detector has its own."""
 QUICK = ("fit.epochs=8", "fit.batch_size=4")
@@ -55,14 +54,8 @@ def run_vqa_demo(
     questions, mivqa, answerer_run = out / "phantom-vqa", out / "mivqa", out / "run-vqa"
     if answerer_run.exists():
         raise FitError(f"{out} already holds a demo; remove it or give another --out.")
-    evaluation, detector_run = run_demo(
-        out,
-        seed=seed,
-        quick=quick,
-        write=write_heads,
-        preset_name=DETECTOR,
-        steps=STEPS,
-        progress=progress,
+    evaluation, detector_run = show(
+        HEADS, out, seed=seed, quick=quick, steps=STEPS, progress=progress
     )
     _step(4, "simulating patients to ask about")
     patients = QUICK_PATIENTS if quick else PATIENTS

@@ -136,6 +136,17 @@ class TestVerbs:
         assert (done.code, done.err) == (0, "")
         assert load_run(tmp_path / "run").protocol == "paper"
 
+    @pytest.mark.parametrize(
+        ("given", "kept"), [([], "paper"), (["--protocol", "honest"], "honest")]
+    )
+    def test_a_given_run_keeps_its_protocol_unless_told(
+        self, command, tiny, tmp_path, untrained, given, kept
+    ):
+        tiny.run.under("paper").save(tmp_path)
+        words = ["fit", "--config", tmp_path / "run.yaml", "--data", tiny.data]
+        assert command(*words, "--out", tmp_path / "run", *given).code == 0
+        assert load_run(tmp_path / "run").protocol == kept
+
     def test_evaluate(self, command, tiny, run_copy):
         done = command("evaluate", run_copy, "--data", tiny.data)
         assert done.code == 0, done.err
@@ -180,6 +191,14 @@ class TestVerbs:
         assert (done.code, done.out) == (0, f"predictions: {out}/predictions.csv\n")
         assert re.search(rf"^{tiny.scan.stem},.*,1$", (out / "predictions.csv").read_text(), re.M)
         assert (out / "maps" / "deep" / "scan.npy").is_file()
+
+    def test_predict_writes_into_the_run_unless_told_where(self, command, tiny, run_copy):
+        done = command("predict", run_copy, tiny.scan)
+        assert (done.code, done.out) == (
+            0,
+            f"predictions: {run_copy}/predictions/predictions.csv\n",
+        )
+        assert (run_copy / "predictions" / "overlays" / f"{tiny.scan.stem}.png").is_file()
 
     def test_figures(self, command, refused, tiny, run_copy, tmp_path):
         done = command("figures", run_copy, "--data", tiny.data, "--seed", 4)

@@ -129,6 +129,21 @@ def test_the_published_protocol_stands_beside_the_honest_one(preset, sets, tiny,
     assert (run / "evaluations/Brain-paper/metrics.json").is_file()
 
 
+def test_published_zero_shot_trains_on_the_test_folders_of_the_others_and_says_so(
+    sets, tiny, command, tmp_path
+):
+    run = tmp_path / "run"
+    zero = ["--set", "data.target=Brain", "--protocol", "paper", "--out", run]
+    done = command("fit", "iqe-zero", "--data", sets, *zero, *settings("iqe-zero", tiny))
+    assert done.code == 0, done.err
+    assert command("evaluate", run, "--data", sets, "--protocol", "paper").code == 0
+    splits = metrics(run)["splits"]
+    assert splits["trained"].startswith("test of Histopathology, Liver, all images of the data")
+    assert splits["chose the checkpoint"].startswith("best epoch on the test set")
+    assert splits["calibrated"] == "nothing: as published"
+    assert "test of Histopathology, Liver" in (run / "report.md").read_text()
+
+
 def test_a_set_without_masks_has_no_pixel_metrics(sets, tiny, command, tmp_path):
     run, data = tmp_path / "run", ["--data", sets, "--dataset", UNMASKED]
     few = ["--shots", 2, "--support", "seed:7", "--out", run]

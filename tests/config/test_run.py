@@ -206,3 +206,12 @@ def test_backbone_names_are_those_of_every_part_once():
         "vit_large_patch16_224.mae",
     ]
     assert backbone_names(preset("qfae-offline")) == ["tf_efficientnet_lite0.in1k"]
+
+
+def test_an_honest_run_never_trains_on_test_folders_that_a_protocol_chose():
+    honest = preset("mvfa-zero")
+    paper = honest.under("paper")
+    assert (paper.protocol, paper.data.training_folder) == ("paper", "test")
+    assert paper.under("honest") == honest
+    own = honest.with_overrides(["data.training_folder=train"])
+    assert own.under("honest") == own

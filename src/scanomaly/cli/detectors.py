@@ -57,8 +57,9 @@ def fit(
     config: ConfigOption = None,
     assignments: SetOption = None,
     protocol: Annotated[
-        Literal["honest", "paper"], typer.Option(help="paper: as published, said in the report.")
-    ] = "honest",
+        Literal["honest", "paper"] | None,
+        typer.Option(help="paper: as published, said in the report; without it as --config says."),
+    ] = None,
     shots: Annotated[
         int | None, typer.Option(help="few-shot: so many normal and abnormal images.")
     ] = None,
@@ -91,9 +92,10 @@ def fit(
         "data.target": target,
         "data.exclude_siblings": exclude_siblings or None,
     }
-    plain = chosen_run(preset_name, config, preset, load_run).under(protocol)
+    plain = chosen_run(preset_name, config, preset, load_run)
+    plain = plain.under(protocol or plain.protocol)
     run = plain.with_overrides(given_options(fields, assignments))
-    result = result_on_test(lambda: read_manifest(data, dataset or target))
+    result = result_on_test(lambda: read_manifest(data, dataset or run.data.target))
     manifest = fitting.read_training_data(run, data, dataset)
     fitted = fitting.fit(run, manifest, out, resume=resume, result_on_test=result)
     if fitted is not None:  # this is the main process
@@ -133,7 +135,10 @@ def evaluate(
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     inputs: Annotated[list[Path], typer.Argument(help="Images and folders.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where results go.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where results go; RUN/predictions without it."),
+    ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
 ) -> None:
@@ -141,6 +146,7 @@ def predict(
     from scanomaly.inference import load
     from scanomaly.prediction import predict_files
 
+    out = out or run / "predictions"
     fitted = load(run, device=device, precision=precision)
     with progress_bar("scoring") as progress:
         failed = predict_files(fitted, inputs, out, progress=progress)

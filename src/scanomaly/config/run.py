@@ -67,11 +67,17 @@ class Run(Experiment):
         return self
 
     def under(self, protocol: Literal["honest", "paper"]) -> Run:
-        """The run under a protocol; published zero-shot training takes the others' test images."""
-        update: dict[str, Any] = {"protocol": protocol}
-        if protocol == "paper" and self.data.supervision == "zero_shot":
-            update["data"] = self.data.model_copy(update={"training_folder": "test"})
-        return self.model_copy(update=update)
+        """The run under a protocol; published zero-shot training takes the others' test images.
+
+        Under its own protocol a run stays as it is, and so does the folder it trains on.
+        """
+        if protocol == self.protocol:
+            return self
+        data = self.data
+        if data.supervision == "zero_shot":
+            folder = "test" if protocol == "paper" else DataConfig().training_folder
+            data = data.model_copy(update={"training_folder": folder})
+        return self.model_copy(update={"protocol": protocol, "data": data})
 
 
 def load_run(path: Path) -> Run:

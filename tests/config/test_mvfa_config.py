@@ -34,6 +34,14 @@ def test_words_come_from_the_data_set(dataset, words):
     assert MVFAConfig(object="skin").for_dataset(dataset).object == "skin"
 
 
+def test_words_of_another_published_data_set_do_not_stay():
+    """Such as those in the run.yaml of a run on it."""
+    brain = MVFAConfig().for_dataset("Brain")
+    assert brain.for_dataset("Liver").object == "Liver"
+    assert brain.for_dataset("Retina_RESC").for_dataset("Retina_OCT2017").object == "retinal OCT"
+    assert brain.for_dataset("knee_mri").object == "Brain", "of a set that we do not know"
+
+
 def test_every_bmad_set_has_words():
     assert OBJECT_WORDS.keys() == BMAD_SETS.keys()
 

@@ -347,7 +347,8 @@ def test_words_come_from_the_data_set():
         AnomalibDetector.build(config)
     named = config.for_dataset("Chest")
     assert named.model.object == "Chest X-ray film"
-    assert named.for_dataset("Brain") == named
+    assert named.for_dataset("Brain").model.object == "Brain"
+    assert named.for_dataset("knee_mri") == named
 
 
 # Whole runs

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from scanomaly.config.backbones import BackboneConfig, ClipConfig
 from scanomaly.config.base import Frozen, MethodConfig
 from scanomaly.config.data import InputSpec
-from scanomaly.config.mvfa import object_words
+from scanomaly.config.mvfa import words_for
 
 
 class Patchcore(Frozen):
@@ -208,11 +208,11 @@ class AnomalibConfig(MethodConfig):
         return self.backbone.model_copy(update={"side": self.side})
 
     def for_dataset(self, name: str) -> Self:
-        """With the words of that data set, where the model takes words and none were given."""
+        """With the words of that data set, where the model takes words; one's own stay."""
         model = self.model
-        if not isinstance(model, Winclip) or model.object is not None:
+        if not isinstance(model, Winclip):
             return self
-        named = model.model_copy(update={"object": object_words(name)})
+        named = model.model_copy(update={"object": words_for(name, model.object)})
         return self.model_copy(update={"model": named})
 
     @model_validator(mode="after")

@@ -30,6 +30,17 @@ def object_words(dataset: str) -> str:
     return OBJECT_WORDS.get(dataset, dataset.replace("_", " ").strip())
 
 
+def words_for(dataset: str, given: str | None) -> str:
+    """The given words, unless there are none or they are those of another published data set.
+
+    The latter come with the run.yaml of a run on that set, and would say the wrong thing here.
+    """
+    others = {words for name, words in OBJECT_WORDS.items() if name != dataset}
+    if given is None or (dataset in OBJECT_WORDS and given in others):
+        return object_words(dataset)
+    return given
+
+
 class AdapterConfig(Frozen):
     """The bottlenecks between the frozen blocks (paper section 3.1)."""
 
@@ -90,10 +101,8 @@ class MVFAConfig(ClipMethodConfig):
     instead of 157 MB); distances change by about 1e-5."""
 
     def for_dataset(self, name: str) -> Self:
-        """With the words of that data set, unless words were given."""
-        if self.object is not None:
-            return self
-        return self.model_copy(update={"object": object_words(name)})
+        """With the words of that data set, unless words of one's own were given."""
+        return self.model_copy(update={"object": words_for(name, self.object)})
 
     @model_validator(mode="after")
     def _scored_levels_are_adapted(self) -> Self:

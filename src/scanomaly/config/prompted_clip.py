@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field
 
 from scanomaly.config.clip import SidedClipConfig
-from scanomaly.config.mvfa import object_words
+from scanomaly.config.mvfa import words_for
 
 
 class PromptedClipConfig(SidedClipConfig):
@@ -17,7 +17,5 @@ class PromptedClipConfig(SidedClipConfig):
     """Of the cosines with text (MVFA specification, section 6)."""
 
     def for_dataset(self, name: str) -> Self:
-        """With the words of that data set, unless words were given."""
-        if self.object is not None:
-            return self
-        return self.model_copy(update={"object": object_words(name)})
+        """With the words of that data set, unless words of one's own were given."""
+        return self.model_copy(update={"object": words_for(name, self.object)})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.tiny_detectors import Images, few_shot_mvfa, random_images
+from methods.tiny_detectors import Images, LabelledImages, few_shot_mvfa, random_images
 from scanomaly.errors import FitError
 from scanomaly.methods import MVFA
 from scanomaly.methods.base import PaperProtocol
@@ -78,6 +78,26 @@ def test_a_broken_test_image_leaves_the_fitted_ranges(detector):
 def test_images_are_resized_as_published(detector):
     spec = detector.input_spec
     assert (spec.interpolation, spec.library) == ("bicubic", "pillow")
+
+
+class OneAbnormal(LabelledImages):
+    """A thousand images, of which the last alone is abnormal."""
+
+    def __init__(self) -> None:
+        super().__init__(random_images(2))
+
+    def __len__(self) -> int:
+        return 1000
+
+    def collate(self, items: list[int]) -> Batch:
+        return super().collate([int(index == len(self) - 1) for index in items])
+
+
+def test_a_rare_class_that_the_sample_lacks_is_found(detector):
+    data = OneAbnormal()
+    sample = torch.cat([batch.label for batch in sampled(data, 50)])
+    assert not sample.any(), "this test needs a sample of one class"
+    ClipDetector.prepare(detector, data, 50)
 
 
 class Numbers(Images):

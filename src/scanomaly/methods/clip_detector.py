@@ -39,7 +39,7 @@ from scanomaly.training import (
 )
 
 SAMPLED_IMAGES = 512
-"""Training images, evenly spread, from which ranges are taken and by which labels are checked."""
+"""Training images, evenly spread, from which ranges are taken and where labels are looked for."""
 
 Branches = Mapping[str, Tensor]
 """Name -> maps (B, 1, S, S) or scores (B,), in the branch's own units."""
@@ -90,8 +90,10 @@ class ClipDetector(Detector):
 
     def prepare(self, train: TrainingData, size: int) -> None:
         """Before training, in fp32. Raises FitError for images without labels or of one class."""
-        labels = [require_labels(batch) for batch in sampled(train, size)]
-        require_both_classes(torch.cat(labels))
+        labels = _labels(sampled(train, size))
+        if len(labels.unique()) < 2:  # of a large set the sample may lack the rarer class
+            labels = _labels(sampled(train, size, most=None))
+        require_both_classes(labels)
 
     def complete(self, data: TrainingData, size: int) -> None:
         """All that is fitted from images by other means than gradients: here the ranges.
@@ -244,6 +246,11 @@ def sampled(data: TrainingData, size: int, most: int | None = SAMPLED_IMAGES) ->
     draws = [Draw(None, place * count // wanted) for place in range(wanted)]
     for start in range(0, wanted, size):
         yield data.collate([data[draw] for draw in draws[start : start + size]])
+
+
+def _labels(batches: Iterable[Batch]) -> Tensor:
+    """bool (N,). Raises FitError for images without labels."""
+    return torch.cat([require_labels(batch) for batch in batches])
 
 
 def require_labels(batch: Batch) -> Tensor:

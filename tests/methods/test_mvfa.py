@@ -7,6 +7,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from golden_names_mvfa import renamed_checkpoint
@@ -97,6 +98,12 @@ def test_published_scores(golden, setting, localises, name, bank):
     assert_parity(prediction.score, table[f"out.{name}.image"], 1e-4)
     if f"out.{name}.pixel" in table:
         assert_parity(prediction.anomaly_map[:, 0], table[f"out.{name}.pixel"], 1e-4)
+    area = roc_auc_score(table["in.labels"].numpy(), prediction.score.numpy())
+    if localises:
+        masks = table["in.masks"].flatten().numpy()
+        area += roc_auc_score(masks, prediction.anomaly_map.flatten().numpy())
+    wanted = table[f"f64.out.{name}.{'sum_auc' if localises else 'auc'}"].item()
+    assert area == pytest.approx(wanted, abs=1e-5)
 
 
 @pytest.fixture

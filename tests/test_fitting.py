@@ -13,8 +13,9 @@ from scanomaly.config.run import load_run
 from scanomaly.data.dataset import ImageDataset, collate
 from scanomaly.data.manifest import Manifest, read_manifest
 from scanomaly.errors import DataError
-from scanomaly.fitting import assign_roles, fit
+from scanomaly.fitting import TRAINED_ON, assign_roles, fit
 from scanomaly.inference import load
+from scanomaly.presets import preset
 from scanomaly.run_folder import load_training
 from tiny_runs import state_of, write_set
 
@@ -88,6 +89,33 @@ class TestRoles:
             assign_roles(tiny.run, replace(tiny.manifest, rows=rows))
 
 
+class TestNotes:
+    """What readers must know of who taught and who calibrates."""
+
+    @pytest.mark.parametrize(
+        ("preset_name", "words", "notes"),
+        [
+            ("mvfa-few", "each left out of the memory in turn", ()),
+            ("patchcore", "each left out of the memory in turn", ()),
+            ("clip-prompts", "of which nothing was learned", ()),
+            ("iqe-few", "which were trained on", (TRAINED_ON,)),
+        ],
+    )
+    def test_only_a_memory_leaves_an_image_out(self, tiny, preset_name, words, notes):
+        few = ["data.supervision=few_shot", "data.shots=2", "data.support=seed:7"]
+        roles = assign_roles(preset(preset_name).with_overrides(few), tiny.manifest)
+        assert roles.source == f"the 2 healthy images of the support, {words}"
+        assert roles.notes == notes
+
+    def test_masks_that_are_not_there(self, tiny):
+        rows = tuple(replace(row, mask=None) for row in tiny.manifest)
+        few = ["data.shots=2", "data.support=seed:7"]
+        run = preset("mvfa-few").with_overrides(few)
+        (note,) = assign_roles(run, Manifest(rows, "Liver", "by hand")).notes
+        assert note.startswith("Liver: this set was published with masks and none was found")
+        assert assign_roles(run, Manifest(rows, "Chest", "by hand")).notes == ()
+
+
 class TestRecord:
     """What the run folder says of its making."""
 
@@ -138,7 +166,8 @@ class TestRecord:
             for row in tiny.manifest
         )
         fit(tiny.run, replace(tiny.manifest, rows=rows), tmp_path / "run")
-        assert load_training(tmp_path / "run").notes == ("1 patients in both train and test",)
+        (note,) = load_training(tmp_path / "run").notes
+        assert note == "1 patients occur in both train and test: results are too good."
 
     @pytest.mark.parametrize(("patience", "images"), [(None, None), (3, 6)])
     def test_validation_images_are_read_only_for_early_stopping(

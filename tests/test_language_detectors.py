@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from methods.tiny_detectors import CLIP_OF_ONE_WIDTH, weight_folders
+from scanomaly import evaluation
 from tiny_runs import write_set
 
 IMAGES = {
@@ -32,6 +35,17 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_set(root / name, IMAGES)
     for file in (root / UNMASKED).rglob("label/*.png"):
         file.unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def lone(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first set with a single test image."""
+    root = shutil.copytree(sets / "Brain", tmp_path_factory.mktemp("lone") / "Brain")
+    shutil.rmtree(root / "test" / "good")
+    for file in sorted((root / "test").rglob("*.png")):
+        if not file.stem.endswith("0_0"):
+            file.unlink()
     return root
 
 
@@ -60,7 +74,7 @@ def lines(predictions: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("preset", ["mvfa-few", "iqe-few"])
 def test_a_few_labelled_images_teach_and_one_image_alone_has_a_score(
-    preset, sets, tiny, command, tmp_path
+    preset, sets, lone, tiny, command, tmp_path
 ):
     run, data = tmp_path / "run", ["--data", sets, "--dataset", "Brain"]
     few = ["--shots", 3, "--support", "seed:7", "--out", run]
@@ -82,6 +96,12 @@ def test_a_few_labelled_images_teach_and_one_image_alone_has_a_score(
     ranges = load_file(run / "model.safetensors")["branch_ranges"]  # rounding is divided by them
     rounding = 4 * torch.finfo(torch.float32).eps / float(ranges.diff(dim=1).min())
     assert float(alone["score"]) == pytest.approx(float(together["score"]), abs=rounding)
+    words, seen = {
+        "mvfa-few": ("each left out of the memory in turn", False),
+        "iqe-few": ("which were trained on", True),
+    }[preset]
+    assert found["splits"]["calibrated"] == f"the 3 healthy images of the support, {words}"
+    assert any("p-values are too small" in note for note in found["notes"]) is seen
     page = (run / "report.html").read_text()
     for branch in {"mvfa-few": ("zero", "few"), "iqe-few": ("text", "query")}[preset]:
         assert f'alt="{branch} block 3 of ' in page
@@ -92,6 +112,13 @@ def test_a_few_labelled_images_teach_and_one_image_alone_has_a_score(
     assert len(taught) == 6, "the support is marked"
     assert len({point["id"] for point in points}) == 12, "valid, and nothing else"
     assert all("valid" in point["id"] for point in points)
+    for protocol in ("honest", "paper"):
+        done = command("evaluate", run, "--data", lone, "--protocol", protocol)
+        assert done.code == 0, done.err
+        found = metrics(run)
+        assert found["number_of_images"]["total"] == 1
+        assert found["image"]["auroc"]["why"] == "one class only: 0 normal, 1 abnormal images"
+        assert found["pixel"]["auroc"]["value"] is not None
 
 
 @pytest.mark.parametrize("preset", ["mvfa-zero", "iqe-zero"])
@@ -107,6 +134,7 @@ def test_other_data_sets_teach_and_the_target_is_left_out(preset, sets, tiny, co
     assert trained.startswith("valid of Histopathology, Liver")
     assert "without Brain" in trained
     assert "held out patient by patient" in found["splits"]["calibrated"]
+    assert any("healthy images of other data sets" in note for note in found["notes"])
 
 
 @pytest.mark.parametrize("preset", ["mvfa-few", "iqe-few"])
@@ -127,6 +155,34 @@ def test_the_published_protocol_stands_beside_the_honest_one(preset, sets, tiny,
     assert "As published" in (run / "report.md").read_text()
     assert (run / "evaluations/Brain-honest/metrics.json").is_file()
     assert (run / "evaluations/Brain-paper/metrics.json").is_file()
+
+
+def test_the_honest_column_is_the_last_epoch_of_the_same_training(
+    sets, tiny, command, tmp_path, monkeypatch
+):
+    """Of one batch an epoch, where the first epoch is the best on test."""
+    falling = itertools.count(0, -1)
+    monkeypatch.setattr(
+        evaluation, "result_on_test", lambda read: lambda run, detector: next(falling)
+    )
+    run, data = tmp_path / "run", ["--data", sets, "--dataset", "Brain"]
+    few = ["--shots", 3, "--support", "seed:7", "--out", run, "--protocol", "paper"]
+    small = ["--set", "data.copies=none", "--set", "fit.learning_rate=0.01"]
+    done = command("fit", "mvfa-few", *data, *few, *settings("mvfa-few", tiny), *small)
+    assert done.code == 0, done.err
+    assert json.loads((run / "training.json").read_text())["steps"] == 2
+    chosen, last = (load_file(one / "model.safetensors") for one in (run, run / "last-epoch"))
+    assert chosen.keys() == last.keys()
+    assert any(not torch.equal(chosen[name], last[name]) for name in chosen if "heads" in name)
+
+    assert command("evaluate", run / "last-epoch", *data).code == 0
+    assert command("evaluate", run, *data, "--protocol", "paper").code == 0
+    found, alone = metrics(run), metrics(run / "last-epoch")
+    assert found["splits"]["chose the checkpoint"].startswith("best epoch on the test set")
+    assert alone["splits"]["chose the checkpoint"] == "last epoch"
+    assert found["honest"]["splits"] == alone["splits"]
+    assert found["honest"]["pixel"] == alone["pixel"]
+    assert any("last epoch of the same training" in note for note in found["notes"])
 
 
 def test_published_zero_shot_trains_on_the_test_folders_of_the_others_and_says_so(

@@ -7,7 +7,7 @@ import torch
 
 from noise_bench import Bench, Brightness, make_bench
 from scanomaly.evaluation import Evaluation, evaluate, result_on_test
-from scanomaly.methods.base import PaperProtocol
+from scanomaly.methods.base import CHOSEN_ON_TEST, PaperProtocol
 
 
 @pytest.fixture
@@ -85,6 +85,20 @@ class TestRangesFromTest:
         under(bench, monkeypatch, ranges_from_test=True)
         assert bench.fitted.detector.range == (0.0, 1.0)
         assert bench.evaluate().rows == before.rows
+
+
+class TestHonestCheckpoint:
+    """Where test images chose the checkpoint, readers learn whose numbers the honest ones are."""
+
+    def test_an_older_run_has_no_other_and_says_so(self, bench, monkeypatch):
+        splits = {**bench.fitted.splits, "chose the checkpoint": CHOSEN_ON_TEST}
+        older = Bench(replace(bench.fitted, splits=splits), bench.manifest)
+        (note,) = under(older, monkeypatch, chosen_on_test=True).notes
+        assert note.startswith("Honest numbers are of the same checkpoint, which test images chose")
+
+    def test_notes_of_the_training_are_read_once(self, bench):
+        fitted = replace(bench.fitted, notes=("Liver has no masks.",))
+        assert Bench(fitted, bench.manifest).evaluate().notes == ("Liver has no masks.",)
 
 
 class TestOnce:

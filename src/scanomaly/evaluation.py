@@ -21,7 +21,7 @@ from scanomaly.data.manifest import Manifest
 from scanomaly.data.splits import images_to_score
 from scanomaly.errors import DataError
 from scanomaly.inference import FittedDetector, Scored
-from scanomaly.methods.base import Detector
+from scanomaly.methods.base import CHOSEN_ON_TEST, Detector
 from scanomaly.metrics import (
     Estimate,
     Stratum,
@@ -35,6 +35,13 @@ from scanomaly.panels import Panel, ScoredImage, choose_panels, native_mask
 
 Protocol = Literal["honest", "paper"]
 PixelGrid = Literal["model", "native"]
+
+HONEST_CHECKPOINTS: Mapping[bool, str] = {
+    True: "Honest numbers are of the last epoch of the same training, which no test image chose.",
+    False: "Honest numbers are of the same checkpoint, which test images chose, and too good; fit "
+    "again to keep the last epoch beside it.",
+}
+"""Whether the last epoch was kept beside the one that test images chose -> a note."""
 
 SIZE_EDGES = (0.0, 2.5, 5.0, 10.0, 20.0, 100.0)
 """Bins of lesion size: diameter of a disc of the mask's area, in percent of the image side."""
@@ -67,7 +74,8 @@ class Evaluation:
     notes: tuple[str, ...]
     """Everything a reader must know before trusting the numbers."""
     honest: Evaluation | None = None
-    """The same detector scored honestly, beside a published protocol."""
+    """Beside a published protocol: the same training scored honestly, at its last epoch where that
+    was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +104,14 @@ def evaluate(
     protocol paper: as published, with the honest evaluation beside it.
     """
     test, notes = _labelled_test(fitted, manifest)
-    scores = _score(fitted, test, progress)
-    honest = _evaluated(fitted, manifest, test, scores, "honest", pixel_grid, notes)
+    unchosen = fitted if protocol == "honest" else fitted.at_last_epoch()
+    scores = _score(unchosen, test, progress)
+    honest = _evaluated(unchosen, manifest, test, scores, "honest", pixel_grid, notes)
     if protocol == "honest":
         return honest
     test, special = _as_published(fitted, test)
     with _published_scale(fitted, test):
-        changed = fitted.detector.paper.ranges_from_test
+        changed = unchosen is not fitted or fitted.detector.paper.ranges_from_test
         scores = _score(fitted, test, progress) if changed else scores.of(test)
         notes = [*notes, *special]
         paper = _evaluated(fitted, manifest, test, scores, "paper", pixel_grid, notes)
@@ -216,6 +225,8 @@ def _as_published(fitted: FittedDetector, test: Manifest) -> tuple[Manifest, lis
             "Published protocol: scores and maps are scaled by their extremes over the whole test "
             "set, so that no image has a score of its own."
         )
+    if fitted.splits.get("chose the checkpoint") == CHOSEN_ON_TEST:
+        notes.append(HONEST_CHECKPOINTS[fitted.last_epoch is not None])
     return test, notes
 
 
@@ -240,10 +251,7 @@ def _without_last_batch(test: Manifest, seed: int, size: int) -> tuple[Manifest,
 
 
 def _notes(fitted: FittedDetector, manifest: Manifest, test: Manifest) -> list[str]:
-    notes = [
-        f"{len(patients)} patients occur in both {first} and {second}: results are too good."
-        for (first, second), patients in manifest.patient_overlap().items()
-    ]
+    notes = list(dict.fromkeys([*manifest.overlap_words(), *fitted.notes]))
     if fitted.calibration is None:
         notes.append("Not calibrated: scores have no p-value and nothing is flagged.")
     elif not fitted.calibration.can_flag:

@@ -17,17 +17,25 @@ from scanomaly.config.run import Run
 from scanomaly.data.dataset import ImageDataset
 from scanomaly.data.images import fit_window
 from scanomaly.data.manifest import Manifest, read_manifest, read_manifests
-from scanomaly.data.splits import few_shot, leave_one_out, validation_part
+from scanomaly.data.splits import few_shot, leave_one_out, missing_masks, validation_part
 from scanomaly.inference import FittedDetector
 from scanomaly.methods import METHODS, Detector
-from scanomaly.run_folder import TrainingRecord, claim, read_state, save_training
+from scanomaly.methods.base import CHOSEN_ON_TEST
+from scanomaly.run_folder import LAST_EPOCH, TrainingRecord, claim, read_state, save_training
 from scanomaly.training import Criterion, History, is_main_process
 from scanomaly.warm_starts import warm_start_file
 
 logger = logging.getLogger(__name__)
 
 
-CHOSEN_ON_TEST = "best epoch on the test set, as published: results are too good"
+TRAINED_ON = (
+    "The healthy images that p-values rank among were trained on: p-values are too small, and more "
+    "healthy images are flagged than promised."
+)
+OTHER_SETS = (
+    "P-values rank test images among healthy images of other data sets and modalities: they "
+    "promise no false-alarm rate here."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,8 @@ class Roles:
     """Which images do what; test images have no part here, except in a published protocol.
 
     trained_on: train in words. validation: for early stopping, where asked. healthy: for
-    calibration. source: where the healthy images come from, in words.
+    calibration. source: where the healthy images come from, in words. notes: what readers must
+    know of all that.
     """
 
     train: Manifest
@@ -43,6 +52,7 @@ class Roles:
     validation: Manifest
     healthy: Manifest
     source: str
+    notes: tuple[str, ...] = ()
 
 
 def read_training_data(run: Run, root: Path, dataset: str | None = None) -> Manifest:
@@ -79,6 +89,8 @@ def fit(
     run = _resolved(run, manifest, roles.train)
     if is_main_process():
         claim(out, run, resume)
+        for note in roles.notes:
+            logger.warning(note)
     torch.manual_seed(run.fit.seed)  # what the weights start from
     detector = METHODS[run.method].build(run.config)
     if run.fit.warm_start is not None:
@@ -91,17 +103,35 @@ def fit(
         sum(p.numel() for p in detector.parameters() if p.requires_grad),
     )
     started = time.monotonic()
-    criterion = None
-    if run.protocol == "paper" and detector.paper.chosen_on_test and result_on_test is not None:
-        criterion = Criterion(CHOSEN_ON_TEST, partial(result_on_test, run, detector))
+    criterion = _chosen_on_test(run, detector, out, result_on_test)
     history = _train(detector, run, roles, out, resume, criterion)
     if not is_main_process():
         return None
     save_detector(detector, run, out)
-    del detector
+    del detector, criterion  # it holds the detector too
     record = _record(run, manifest, roles, history, time.monotonic() - started)
     save_training(record, out)
+    if record.checkpoint == CHOSEN_ON_TEST:
+        save_training(replace(record, checkpoint="last epoch"), out / LAST_EPOCH)
+        _calibrate(out / LAST_EPOCH, roles)
     return _calibrate(out, roles)
+
+
+def _chosen_on_test(
+    run: Run,
+    detector: Detector,
+    out: Path,
+    result_on_test: Callable[[Run, Detector], float] | None,
+) -> Criterion | None:
+    """What keeps the best epoch on test, where that is published; the last one goes beside it."""
+    if run.protocol != "paper" or not detector.paper.chosen_on_test or result_on_test is None:
+        return None
+
+    def at_last() -> None:
+        if is_main_process():
+            save_detector(detector, run, out / LAST_EPOCH)
+
+    return Criterion(CHOSEN_ON_TEST, partial(result_on_test, run, detector), at_last)
 
 
 def assign_roles(run: Run, manifest: Manifest) -> Roles:
@@ -109,7 +139,7 @@ def assign_roles(run: Run, manifest: Manifest) -> Roles:
     run.data.require_complete()
     roles = ROLES[run.data.supervision](run, manifest)
     if not METHODS[run.method].learns_from_normals or not roles.train.abnormals().rows:
-        return roles
+        return replace(roles, notes=(*missing_masks(roles.train), *roles.notes))
     words = f"the normal images of {roles.trained_on}"
     return replace(roles, train=roles.train.normals(), trained_on=words)
 
@@ -136,13 +166,15 @@ def _few_shot(run: Run, manifest: Manifest) -> Roles:
     shots = run.data.shots
     assert shots is not None
     support = few_shot(manifest, shots, run.data.support)
-    words = f"the {shots} healthy images of the support, each left out of the memory in turn"
+    left_out = METHODS[run.method].left_out(run.config)
+    words = f"the {shots} healthy images of the support, {left_out or 'which were trained on'}"
     return Roles(
         support,
         _words(f"{shots}-shot support ({run.data.support})", support),
         replace(support, rows=()),
         support.normals(),
         words,
+        notes=() if left_out else (TRAINED_ON,),
     )
 
 
@@ -154,7 +186,9 @@ def _zero_shot(run: Run, manifest: Manifest) -> Roles:
     kept, held = validation_part(manifest, run.data.calibration_share, run.fit.seed)
     healthy = held.normals()
     source = f"{len(healthy)} healthy images of other data sets, held out patient by patient"
-    return Roles(kept, words.format(f"{len(kept)} images"), held, healthy, source)
+    trained_on = words.format(f"{len(kept)} images")
+    notes = (OTHER_SETS,) if healthy.rows else ()
+    return Roles(kept, trained_on, held, healthy, source, notes)
 
 
 ROLES: Mapping[str, Callable[[Run, Manifest], Roles]] = {
@@ -221,7 +255,6 @@ def _record(
     chosen = history.checkpoint
     if chosen == "best validation loss":
         chosen += f" on {len(roles.validation)} held-out images"
-    overlap = manifest.patient_overlap()
     return TrainingRecord(
         trained_on=roles.trained_on,
         checkpoint=chosen,
@@ -232,7 +265,7 @@ def _record(
         train_loss=history.train_loss,
         validation_loss=history.validation_loss,
         images={"train": len(roles.train), "healthy": len(roles.healthy)},
-        notes=tuple(f"{len(p)} patients in both {a} and {b}" for (a, b), p in overlap.items()),
+        notes=(*manifest.overlap_words(), *roles.notes),
     )
 
 

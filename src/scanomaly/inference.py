@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scanomaly.backbones.weights import licence_of
 from scanomaly.calibration import Calibration
 from scanomaly.checkpoint import load_calibration, load_detector
+from scanomaly.config.experiment import MODEL_FILE
 from scanomaly.config.fit import Precision
 from scanomaly.config.run import Run, backbone_names
 from scanomaly.data.dataset import ImageDataset, Item, collate
@@ -30,7 +31,7 @@ from scanomaly.errors import DataError
 from scanomaly.maps import upsample
 from scanomaly.methods import Detector
 from scanomaly.records import Batch, Prediction
-from scanomaly.run_folder import load_training
+from scanomaly.run_folder import LAST_EPOCH, load_training
 
 Result = TypeVar("Result")
 OnError = Callable[[Row, DataError], None]
@@ -92,15 +93,32 @@ class FittedDetector:
     detector: Detector
     calibration: Calibration | None = None
     splits: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What its training says that a reader of any result must know."""
+    last_epoch: Path | None = None
+    """Run folder of the last epoch of the same training, where a criterion chose this one."""
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto", precision: Precision = "fp32") -> Self:
         """Load a run folder. Raises CheckpointError or WeightsError."""
         detector, run = load_detector(folder)
         detector.to(resolve_device(device)).use_precision(precision)
-        record = load_training(folder)
-        splits = {} if record is None else record.splits
-        return cls(run, detector, load_calibration(folder), splits)
+        record, last = load_training(folder), folder / LAST_EPOCH
+        return cls(
+            run,
+            detector,
+            load_calibration(folder),
+            splits={} if record is None else record.splits,
+            notes=() if record is None else record.notes,
+            last_epoch=last if (last / MODEL_FILE).is_file() else None,
+        )
+
+    def at_last_epoch(self) -> FittedDetector:
+        """The last epoch of the same training; itself where it is that, or no other was kept."""
+        if self.last_epoch is None:
+            return self
+        device, precision = str(self.detector.device), self.detector.precision
+        return type(self).load(self.last_epoch, device=device, precision=precision)
 
     def score(self, image: Path | str | NDArray[Any]) -> Finding:
         """Score one file or array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).

@@ -21,6 +21,8 @@ from scanomaly.files import write_file, write_text
 MODEL_FORMAT = 1
 TRAINING_FORMAT = 1
 TRAINING_FILE = "training.json"
+LAST_EPOCH = "last-epoch"
+"""Inside the run folder of an epoch that a criterion chose: that of the last one."""
 
 
 @dataclass(frozen=True, slots=True)

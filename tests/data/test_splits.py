@@ -13,6 +13,7 @@ from scanomaly.data.splits import (
     few_shot,
     images_to_score,
     leave_one_out,
+    missing_masks,
     siblings_of,
     support_list,
     validation_part,
@@ -216,12 +217,16 @@ def test_an_abnormal_image_without_its_mask():
         leave_one_out([broken, cohort("Other")], "Other")
 
 
-def test_a_set_that_was_published_with_masks_and_has_none(caplog):
-    assert few_shot(cohort("Liver"), 2, "seed:0").label_only == {"Liver"}
-    assert "Liver: this set was published with masks and none was found" in caplog.text
-    caplog.clear()
-    assert few_shot(cohort("Chest"), 2, "seed:0").label_only == {"Chest"}
-    assert "masks" not in caplog.text
+def test_a_set_that_was_published_with_masks_and_has_none():
+    liver = few_shot(cohort("Liver"), 2, "seed:0")
+    assert liver.label_only == {"Liver"}
+    (line,) = missing_masks(liver)
+    assert line.startswith("Liver: this set was published with masks and none was found")
+    chest = few_shot(cohort("Chest"), 2, "seed:0")
+    assert chest.label_only == {"Chest"}
+    assert missing_masks(chest) == []
+    others = leave_one_out([cohort("Liver"), cohort("Chest"), cohort("Brain")], "Brain")
+    assert missing_masks(others) == [line]
 
 
 # Leave one out

@@ -212,22 +212,26 @@ def test_early_stopping_keeps_the_best_weights(tmp_path):
 
 
 def test_a_criterion_keeps_the_epoch_in_which_it_was_highest(tmp_path):
-    model, asked = network(), []
+    model, asked, last = network(), [], []
 
     def value() -> float:
         model.eval()
         asked.append(copy.deepcopy(model.state_dict()))
         return [0.2, 0.9, 0.5, 0.9][len(asked) - 1]
 
-    objective = Objective(
-        model, squared_error(model), Pairs(), criterion=Criterion("best on test", value)
-    )
+    def at_last() -> None:
+        last.append(copy.deepcopy(model.state_dict()))
+
+    criterion = Criterion("best on test", value, at_last)
+    objective = Objective(model, squared_error(model), Pairs(), criterion=criterion)
     history = optimise(objective, OPTIONS, tmp_path)
     assert history.checkpoint == "best on test"
     assert len(asked) == OPTIONS.epochs
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, asked[1][name]), name
     assert not torch.equal(asked[1]["3.weight"], asked[3]["3.weight"])
+    assert len(last) == 1
+    assert all(torch.equal(tensor, asked[3][name]) for name, tensor in last[0].items())
 
 
 def test_patience_without_validation_images_is_an_error(tmp_path):

@@ -43,7 +43,7 @@ class ComparedCell:
     """One number of a table beside ours.
 
     ours: under the published protocol where that was run (protocol: "paper"), else honest. honest:
-    of honest runs; without any, of the published protocol's own run scored honestly. gap: what the
+    of honest runs; without any, of the last epoch of the published protocol's own. gap: what the
     published protocol adds. missing: why numbers are not there, and what to do.
     """
 

@@ -34,7 +34,8 @@ class JobResult:
     """"image.auroc", "pixel.auroc", ...; of an answerer "closed.accuracy", "open.bleu_4",
     "gain.class_accuracy", "nli.MODEL.entailment", "open_set.known.CLASS.f1", ..."""
     honest: Mapping[str, Estimate] = field(default_factory=dict)
-    """The same detector scored honestly, beside a published protocol; else empty."""
+    """Beside a published protocol: the same training scored honestly, at its last epoch; else
+    empty."""
     ids: tuple[str, ...] = ()
     patients: tuple[str | None, ...] = ()
     labels: tuple[bool | None, ...] = ()

@@ -99,6 +99,13 @@ class Manifest:
         shared = {pair: patients[pair[0]] & patients[pair[1]] for pair in combinations(SPLITS, 2)}
         return {pair: common for pair, common in shared.items() if common}
 
+    def overlap_words(self) -> list[str]:
+        """A line for each pair of splits that shares patients."""
+        return [
+            f"{len(patients)} patients occur in both {first} and {second}: results are too good."
+            for (first, second), patients in self.patient_overlap().items()
+        ]
+
     def hold_out(self, share: float, seed: int) -> tuple[Manifest, Manifest]:
         """(kept, held out): `share` of the patients (images where unknown), at least one, is held.
 

@@ -189,14 +189,6 @@ def _drawn(normal: Manifest, abnormal: Manifest, shots: int, seed: int) -> list[
 def _label_only(manifest: Manifest, rows: Iterable[Row]) -> frozenset[str]:
     """The set's name when it has no masks at all. Raises DataError when only some are missing."""
     if not manifest.has_masks:
-        known = BMAD_SETS.get(manifest.dataset)
-        if known is not None and known.has_masks:
-            logger.warning(
-                "%s: this set was published with masks and none was found (%s): it teaches labels "
-                "only.",
-                manifest.dataset,
-                manifest.source,
-            )
         return frozenset({manifest.dataset})
     missing = [row for row in rows if row.label and row.mask is None]
     if missing:
@@ -206,6 +198,17 @@ def _label_only(manifest: Manifest, rows: Iterable[Row]) -> frozenset[str]:
             "these images."
         )
     return frozenset()
+
+
+def missing_masks(training: Manifest) -> list[str]:
+    """A line for each label-only set of a training set that was published with masks."""
+    known = [name for name in sorted(training.label_only) if name in BMAD_SETS]
+    return [
+        f"{name}: this set was published with masks and none was found: it taught labels only. "
+        "Complete its label folders and fit again to learn where anomalies are."
+        for name in known
+        if BMAD_SETS[name].has_masks
+    ]
 
 
 def siblings_of(dataset: str) -> frozenset[str]:

@@ -23,6 +23,13 @@ MAP_RANGE_QUANTILES = (0.95, 0.999)
 """Of the pixels of one healthy image: what is shown as nothing, and its highest values."""
 
 
+CHOSEN_ON_TEST = "best epoch on the test set, as published: results are too good"
+"""The test set is asked once after every epoch, and the first of equal ones is kept; the released
+code of MVFA and IQE-CLIP asks five times an epoch in zero-shot, and keeps the last of equal ones
+(>=)."""
+LEFT_OUT_IN_TURN = "each left out of the memory in turn"
+
+
 class PaperProtocol(NamedTuple):
     """What a published evaluation does that an honest one would not.
 
@@ -45,6 +52,11 @@ class Detector(nn.Module, ABC):
     learns_from_normals: ClassVar[bool] = False
     """Whether `fit` is given the normal images alone, also of a support or of other data sets."""
     precision: Precision = "fp32"
+
+    @classmethod
+    def left_out(cls, config: Any) -> str | None:
+        """How `predict_held_out` does without a training image, in words; None where it cannot."""
+        return None
 
     @classmethod
     @abstractmethod

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -126,8 +126,15 @@ class ClipDetector(Detector):
             data = CachedFeatures(train, self.lesson, cache / "train", size)
             if validation is not None:
                 held = CachedFeatures(validation, self.lesson, cache / "validation", size)
+
+        @torch.no_grad()
+        def complete() -> None:
+            self.to(device).use_precision("fp32")
+            self.complete(data if options.precision == "fp32" else train, size)
+            self.use_precision(options.precision)
+
         if criterion is not None:
-            criterion = self._when_complete(criterion, data, size)
+            criterion = self._when_complete(criterion, data, size, complete)
         objective = Objective(
             self,
             lambda items: self.loss(self.as_lesson(items)),
@@ -139,10 +146,7 @@ class ClipDetector(Detector):
         )
         try:
             history = optimise(objective, options, run_dir, resume=resume)
-            self.to(device).use_precision("fp32")
-            with torch.no_grad():
-                self.complete(data if options.precision == "fp32" else train, size)
-            self.use_precision(options.precision)
+            complete()
             return history
         finally:
             shutil.rmtree(run_dir / "cache", ignore_errors=True)
@@ -153,13 +157,21 @@ class ClipDetector(Detector):
             return self.lesson(items)
         return tree_map(lambda part: part.to(self.device), items)
 
-    def _when_complete(self, criterion: Criterion, data: TrainingData, size: int) -> Criterion:
+    def _when_complete(
+        self, criterion: Criterion, data: TrainingData, size: int, complete: Callable[[], None]
+    ) -> Criterion:
+        """complete: as at the end of `fit`; in between, the precision of training will do."""
+
         @torch.no_grad()
         def value() -> float:
             self.complete(data, size)
             return criterion.value()
 
-        return replace(criterion, value=value)
+        def at_last() -> None:
+            complete()
+            criterion.at_last()
+
+        return replace(criterion, value=value, at_last=at_last)
 
     # Prediction
 

@@ -19,6 +19,7 @@ from scanomaly.backbones.clip import Clip
 from scanomaly.config.mvfa import AdapterConfig, MVFAConfig, object_words
 from scanomaly.errors import FitError
 from scanomaly.maps import upsample
+from scanomaly.methods.base import LEFT_OUT_IN_TURN
 from scanomaly.methods.clip_detector import (
     Branches,
     ClipDetector,
@@ -95,6 +96,11 @@ class MVFA(ClipDetector):
         self.register_buffer("text_features", torch.zeros(shared, 2))
         self.register_buffer("localises", torch.tensor(True))
         self.texts = Texts(clip.text)
+
+    @classmethod
+    def left_out(cls, config: Any) -> str | None:
+        """Of the memory bank; adapters have seen every image."""
+        return LEFT_OUT_IN_TURN if config.setting == "few_shot" else None
 
     @classmethod
     def build(cls, config: Any) -> Self:

@@ -42,6 +42,10 @@ class PromptedClip(Detector):
         self.register_buffer("text_features", torch.zeros(clip.text.embed_dim, 2))
 
     @classmethod
+    def left_out(cls, config: Any) -> str | None:
+        return "of which nothing was learned"
+
+    @classmethod
     def build(cls, config: Any) -> Self:
         """Raises WeightsError when weights are not here, ConfigError without words."""
         require_object(config.object)

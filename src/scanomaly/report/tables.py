@@ -162,6 +162,7 @@ def metrics_json(evaluation: Evaluation) -> str:
         content["honest"] = {
             "image": as_dicts(evaluation.honest.image),
             "pixel": as_dicts(evaluation.honest.pixel),
+            "splits": dict(evaluation.honest.splits),
         }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -159,6 +159,8 @@ def run_loop(objective: Objective, options: FitOptions, run_dir: Path, *, resume
         trainer = _trainer(options, run_dir, [progress, *keeper], objective.partial)
         loaders = _loaders(objective, options, trainer)
         _run(trainer, module, loaders, _resumable(last) if resume else None)
+    if objective.criterion is not None:
+        objective.criterion.at_last()
     kept = _keep_best(keeper[0], objective)
     return History(tuple(progress.train), tuple(progress.validation), trainer.global_step, kept)
 

@@ -25,10 +25,15 @@ class TrainingData(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """What chooses the checkpoint. name: in words, for reports, such as `best on test`."""
+    """What chooses the checkpoint. name: in words, for reports, such as `best on test`.
+
+    at_last: told when the model holds the last epoch's weights, before the chosen ones replace
+    them.
+    """
 
     name: str
     value: Callable[[], float]
+    at_last: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

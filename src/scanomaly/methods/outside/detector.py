@@ -19,7 +19,7 @@ from scanomaly.config.data import InputSpec
 from scanomaly.config.fit import FitOptions
 from scanomaly.errors import FitError
 from scanomaly.maps import upsample
-from scanomaly.methods.base import Detector
+from scanomaly.methods.base import LEFT_OUT_IN_TURN, Detector
 from scanomaly.methods.clip_detector import sampled
 from scanomaly.methods.mvfa import owner_of
 from scanomaly.methods.outside.building import RECIPES, build_module
@@ -73,6 +73,10 @@ class AnomalibDetector(Detector):
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
+
+    @classmethod
+    def left_out(cls, config: Any) -> str | None:
+        return LEFT_OUT_IN_TURN if config.model.name in FILLS else None
 
     @classmethod
     def build(cls, config: Any) -> Self:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import scanomaly
 from scanomaly.asking import STANDARD, Asked, ask, certainty, load_answerer, load_both
@@ -78,15 +79,30 @@ def test_other_questions_are_free(tiny, tiny_vqa):
 
 
 def test_the_public_way_in_python(asked, tiny, tiny_vqa):
+    detector = scanomaly.load(tiny.folder, device="cpu")
     answerer = scanomaly.load_answerer(tiny_vqa.folder, device="cpu")
-    batch = next(tiny.fitted.batches(read_manifest(tiny.data).split("test")))
-    prediction = tiny.fitted.detector.predict(batch)
-    triple = scanomaly.Triple.of(batch, prediction, tiny.fitted.calibration.map_range)
-    assert isinstance(triple, Triple)
-    answers = answerer.answer(triple, ["Is the case normal?"])
-    assert len(answers) == len(batch)
-    assert all(math.isfinite(one.log_probability) for (one,) in answers)
+    for batch in detector.batches(scanomaly.read_manifest(tiny.data).split("test")):
+        triple = scanomaly.Triple.of(batch, detector.predict(batch))
+        answers = answerer.answer(triple, ["Is the case normal?"])
+        assert len(answers) == len(batch)
+        assert all(math.isfinite(one.log_probability) for (one,) in answers)
     assert load_answerer is scanomaly.load_answerer
+
+
+def test_two_arguments_make_a_triple_on_the_calibrated_scale(tiny):
+    batch = next(tiny.fitted.batches(read_manifest(tiny.data).split("test")))
+    bare = tiny.fitted.detector.predict(batch)
+    low, high = tiny.fitted.calibration.map_range
+    shown = Triple.of(batch, tiny.fitted.predict(batch)).anomaly_map
+    expected = ((bare.anomaly_map - low) / (high - low)).clamp(0, 1)
+    assert torch.allclose(shown, expected.expand_as(shown))
+    assert not torch.allclose(shown, Triple.of(batch, bare).anomaly_map)
+    without = replace(tiny.fitted, calibration=None).predict(batch)
+    assert without.map_range is None
+    assert torch.equal(
+        Triple.of(batch, without).anomaly_map,
+        bare.anomaly_map.clamp(0, 1).expand_as(shown),
+    )
 
 
 def test_certainty_is_that_of_a_class_or_of_a_word():

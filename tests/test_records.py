@@ -122,6 +122,9 @@ def test_a_triple_shows_the_map_through_one_range_for_all_images():
         pytest.approx(0.5)
     )
     assert Triple.of(Batch(IMAGE, IDS), prediction, (1.0, 2.0)).anomaly_map[0].max() == 0
+    own = dataclasses.replace(prediction, map_range=(0.2, 0.3))
+    assert Triple.of(Batch(IMAGE, IDS), own).anomaly_map[0, 0, 0, 0] == pytest.approx(0.5)
+    assert Triple.of(Batch(IMAGE, IDS), own, (0.0, 1.0)).anomaly_map[0, 0, 0, 0] == 0.25
     assert [name for name, _ in zip(triple.names(), triple.pictures, strict=True)] == [
         "image",
         "anomaly_map",

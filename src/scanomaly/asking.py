@@ -74,9 +74,16 @@ class Asked:
 
 
 def load_answerer(folder: Path | str, *, device: str = "auto") -> Answerer:
-    """Load what `scanomaly vqa fit` made, for `answer(Triple.of(batch, prediction), questions)`.
+    """Load what `scanomaly vqa fit` made, to answer questions about many images at once:
 
-    Raises CheckpointError.
+        detector = scanomaly.load("runs/brain")
+        answerer = scanomaly.load_answerer("runs/vqa")
+        for batch in detector.batches(scanomaly.read_manifest("scans")):
+            triple = scanomaly.Triple.of(batch, detector.predict(batch))
+            answers = answerer.answer(triple, ["Is the case normal?"])
+
+    Pictures are then at the detector's side; `ask` takes them on the file's own grid. Raises
+    CheckpointError.
     """
     return FittedAnswerer.load(Path(folder), device=device).answerer
 

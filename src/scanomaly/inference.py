@@ -120,6 +120,13 @@ class FittedDetector:
         device, precision = str(self.detector.device), self.detector.precision
         return type(self).load(self.last_epoch, device=device, precision=precision)
 
+    def predict(self, batch: Batch) -> Prediction:
+        """What the detector says of a batch of `batches`, with its calibrated map range."""
+        prediction = self.detector.predict(batch.to(self.detector.device))
+        if self.calibration is None:
+            return prediction
+        return replace(prediction, map_range=self.calibration.map_range)
+
     def score(self, image: Path | str | NDArray[Any]) -> Finding:
         """Score one file or array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
 
@@ -166,8 +173,7 @@ class FittedDetector:
     ) -> Iterator[tuple[Row, Scored | DataError]]:
         if not pairs:
             return
-        batch = collate([item for _, item in pairs]).to(self.detector.device)
-        prediction = self.detector.predict(batch)
+        prediction = self.predict(collate([item for _, item in pairs]))
         if not with_parts:
             prediction = replace(prediction, parts={})
         yield from _split(prediction, pairs)

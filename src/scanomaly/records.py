@@ -75,13 +75,15 @@ class Prediction:
     score: float (B,), higher = more anomalous. anomaly_map: float (B, 1, H, W).
     reconstruction: float (B, 3, H, W) in 0..1. parts: maps (B, 1, h, w) and scores (B,) of
     branches and levels, for figures; the first word of a name is the branch, such as `text_map`,
-    `text_block_5` and `text_score`.
+    `text_block_5` and `text_score`. map_range: the map's values that are shown as nothing and as
+    certain; None without calibration.
     """
 
     score: Tensor
     anomaly_map: Tensor
     reconstruction: Tensor | None = None
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    map_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         _require(self.score.ndim == 1, "score of shape (B,)", tuple(self.score.shape))
@@ -136,14 +138,16 @@ class Triple:
         cls,
         batch: Batch,
         prediction: Prediction,
-        map_range: tuple[float, float] = (0.0, 1.0),
+        map_range: tuple[float, float] | None = None,
     ) -> Self:
         """The triple of a prediction.
 
         map_range: the map's values that become black and white; the same for every image, so that
-        "nothing found" stays black. Raises ValueError for a prediction without reconstruction, for
-        one at another size than the batch, and for an empty range.
+        "nothing found" stays black. None: the prediction's own, which `FittedDetector.predict`
+        gives it, and 0 to 1 where it has none. Raises ValueError for a prediction without
+        reconstruction, for one at another size than the batch, and for an empty range.
         """
+        map_range = map_range or prediction.map_range or (0.0, 1.0)
         low, high = map_range
         _require(low < high, "a map_range of two values, the lower one first", map_range)
         if prediction.reconstruction is None:

@@ -180,7 +180,11 @@ def _resumable(last: Path) -> Path | None:
 
 
 class _Keeper(ModelCheckpoint):
-    """Finds its files again in a run folder that was moved or copied."""
+    """Finds its files again in a run folder that was moved or copied.
+
+    A departure from KQ-Former VQA (spec section 8), which keeps the two best checkpoints beside the
+    last: only the best is ever loaded, and a second one would fill the disk.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         before, now = str(state_dict["dirpath"]), str(self.dirpath)

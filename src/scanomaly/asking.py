@@ -22,7 +22,15 @@ from scanomaly.config.vqa import VqaRun
 from scanomaly.data.images import as_image, read_image
 from scanomaly.errors import CheckpointError, ConfigError, DataError, ScanomalyError
 from scanomaly.inference import Finding, FittedDetector
-from scanomaly.questions import ANSWERS, NORMAL, QUESTIONS, Answer, classify, question_of
+from scanomaly.questions import (
+    ANSWERS,
+    NORMAL,
+    QUESTIONS,
+    Answer,
+    best_first,
+    classify,
+    question_of,
+)
 from scanomaly.records import Triple
 from scanomaly.triples import Pictures, triple_pictures
 from scanomaly.vqa.base import Answerer
@@ -199,8 +207,7 @@ def _answers(answerer: Answerer, triple: Triple, questions: Sequence[str]) -> li
 
 def _ranked(texts: Sequence[str], scores: Tensor) -> tuple[tuple[str, float], ...]:
     """Texts with their scores (texts,), best first."""
-    pairs = zip(texts, scores.tolist(), strict=True)
-    return tuple(sorted(pairs, key=lambda candidate: -candidate[1]))
+    return best_first(zip(texts, scores.tolist(), strict=True))
 
 
 def certainty(answer: Answer) -> float:

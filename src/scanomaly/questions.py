@@ -5,7 +5,7 @@ Source: MI-VQA, the data set of KQ-Former VQA-UAD (arXiv 2404.07622), seven ques
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from scanomaly.errors import DataError
@@ -22,14 +22,19 @@ class Question:
     text: str
     closed: bool
 
+    @property
+    def key(self) -> str:
+        """Tells it from every other question: the name, of a free one its text."""
+        return self.text if self.name == FREE else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer, and how sure of it its model is.
 
     log_probability: natural logarithm, of the text with its end. candidates: (text,
-    log-probability), best first. uncertain: its probability is below a threshold. contradiction:
-    what speaks against it, in words; empty where nothing does.
+    log-probability), best first; a greedy answer need not be the first. uncertain: its probability
+    is below a threshold. contradiction: what speaks against it, in words; empty where nothing does.
     """
 
     question: Question
@@ -125,6 +130,11 @@ def classify(name: str, text: str) -> int | None:
     White space and case do not count, dots do, as published. Raises KeyError for an open question.
     """
     return _CLASSES[name].get(_squeezed(text))
+
+
+def best_first(candidates: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """(text, log-probability) pairs, the likeliest before the others."""
+    return tuple(sorted(candidates, key=lambda candidate: -candidate[1]))
 
 
 def question_of(text: str) -> Question:

@@ -81,7 +81,8 @@ def test_the_page_stands_alone_and_says_what_it_is(asked):
     assert "&#34;Yes.&#34; is &lt;not&gt; so." in html
     assert "score 0.8123, threshold 0.5, p = 0.05, flagged as abnormal" in html
     assert "(free: not one of the seven" in html
-    assert re.search(r"uncertain</span>\s*<ul>\s*<li>It&#39;s edema. .*40 %.*\s*<li>.*39 %", html)
+    listed = r"uncertain</span>\s*<ul>\s*<li><b>It&#39;s edema.</b> .*40 %.*\s*<li>It.*39 %"
+    assert re.search(listed, html)
     assert "metrics.json" not in html, "there is none here"
 
 
@@ -96,6 +97,22 @@ def test_lines_for_people(asked):
     assert (sure.probability, sure.certainty, sure.free) == ("93 %", "93 %", False)
     assert unsure.candidates == [("It's edema.", "40 %"), ("It's lesions.", "39 %")]
     assert free.free
+
+
+@pytest.mark.parametrize(
+    ("candidates", "listed"),
+    [
+        ((), [("Perhaps <so>.", "40 %")]),
+        ((("Yes.", LOG(0.5)), ("No.", LOG(0.1))), ["Yes.", "Perhaps <so>.", "No."]),
+    ],
+)
+def test_an_uncertain_answer_is_shown_whatever_the_candidates(asked, candidates, listed):
+    answer = Answer(QUESTIONS["C1"], "Perhaps <so>.", LOG(0.4), candidates, uncertain=True)
+    unsure = replace(asked, answers=(answer,))
+    (line,) = answer_lines(unsure)
+    shown = line.candidates if len(listed) == 1 else [text for text, _ in line.candidates]
+    assert shown == listed
+    assert "<li><b>Perhaps &lt;so&gt;.</b>" in answers_html(unsure)
 
 
 def test_a_verdict_with_little_calibration_or_none(asked):

@@ -237,6 +237,10 @@ def test_a_greedy_answer_comes_before_what_beams_find():
         assert each.text not in texts
         assert len(texts) == 2
         assert set(texts) <= {beams.text, *(text for text, _ in beams.others)}
+        scores = [score for _, score in each.candidates]
+        assert scores == sorted(scores, reverse=True), "candidates are best first all the same"
+        assert (each.text, each.log_probability) in each.candidates
+    assert any(each.candidates[0][0] != each.text for each in found)
     alone = greedy.generate(images, asked, triple=about)
     assert [(each.text, each.others) for each in alone] == [(each.text, ()) for each in found]
 

@@ -25,10 +25,9 @@ def show_answers(asked: Any) -> None:
         kind = " (free)" if line.free else ""
         words = line.text or "(empty)"
         if line.uncertain:
-            candidates = "; ".join(
+            words = "uncertain: " + "; ".join(
                 f"{text or '(empty)'} {share}" for text, share in line.candidates
             )
-            words = f"uncertain: {candidates or words}"
         table.add_row(escape(line.question + kind), escape(words), line.probability, line.certainty)
     console().print(table)
     for contradiction in asked.contradictions:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scanomaly.files import write_text
-from scanomaly.questions import FREE
+from scanomaly.questions import FREE, best_first
 from scanomaly.report.page import PageHead, render, require_extra
 from scanomaly.report.pictures import encoded, picture_of
 from scanomaly.report.tables import DISCLAIMER
@@ -27,7 +27,7 @@ CANDIDATES_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class AnswerLine:
-    """One answer in words. candidates: (text, probability), best first; of uncertain ones only."""
+    """One answer in words. candidates: (text, probability), best first, the answer among them."""
 
     question: str
     free: bool
@@ -102,12 +102,18 @@ def answer_lines(asked: Asked) -> list[AnswerLine]:
             probability=probability(answer.log_probability),
             certainty=f"{100 * certainty:.0f} %",
             uncertain=answer.uncertain,
-            candidates=[
-                (text, probability(score)) for text, score in answer.candidates[:CANDIDATES_SHOWN]
-            ],
+            candidates=[(text, probability(score)) for text, score in _shown(answer)],
         )
         for answer, certainty in zip(asked.answers, asked.certainties, strict=True)
     ]
+
+
+def _shown(answer: Answer) -> tuple[tuple[str, float], ...]:
+    """The best candidates, and the answer itself where it is none of them."""
+    shown = answer.candidates[:CANDIDATES_SHOWN]
+    if any(text == answer.text for text, _ in shown):
+        return shown
+    return best_first((*shown, (answer.text, answer.log_probability)))
 
 
 def verdict(asked: Asked) -> str:

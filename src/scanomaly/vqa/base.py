@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scanomaly.config.vqa import VqaDataConfig
-from scanomaly.questions import Answer, question_of
+from scanomaly.questions import Answer, best_first, question_of
 from scanomaly.records import Triple
 from scanomaly.vqa.images import Images, triple_images
 from scanomaly.vqa.items import VqaBatch
@@ -28,6 +28,11 @@ class Generated(NamedTuple):
     text: str
     log_probability: float
     others: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def candidates(self) -> tuple[tuple[str, float], ...]:
+        """All that was found, best first: beams may find likelier words than a greedy answer."""
+        return best_first(((self.text, self.log_probability), *self.others))
 
 
 class Answerer(nn.Module, ABC):
@@ -86,7 +91,7 @@ class Answerer(nn.Module, ABC):
                 question=question,
                 text=one.text,
                 log_probability=one.log_probability,
-                candidates=((one.text, one.log_probability), *one.others) if one.others else (),
+                candidates=one.candidates if one.others else (),
             )
             for question, one in zip(asked * len(triple), found, strict=True)
         ]

@@ -12,6 +12,12 @@ from scanomaly.config.vqa import VqaRun
 from scanomaly.files import write_text
 from vqa.tiny_vqa import TinyVqa, write_tiny_corpus
 
+SIGNED = {
+    "closed class_accuracy": r"ACC\|match:class\|\S+",
+    "closed accuracy": r"ACC\|match:exact\|\S+",
+    "open bleu_4": r"BLEU\|n:4\|\S+",
+    "open cider": r"CIDEr-D\|\S+",
+}
 FILES = {"metrics.json", "answers.csv", "report.html"}
 
 
@@ -39,7 +45,12 @@ def test_fit_then_evaluate(command, tiny_vqa, config, tmp_path):
     assert (run.fit.seed, run.fit.epochs, run.config) == (5, 1, tiny_vqa.run.config)
     done = command("vqa", "evaluate", out, "--data", tiny_vqa.data)
     assert done.code == 0, done.err
-    assert re.search(r"^closed class_accuracy: [\d.]+ .*; majority answer [\d.]+$", done.out, re.M)
+    for metric in ("closed class_accuracy", "closed accuracy", "open bleu_4", "open cider"):
+        value = rf"^{metric}: [\d.]+ .*; majority answer [\d.]+; {SIGNED[metric]}$"
+        assert re.search(value, done.out, re.M), metric
+    assert re.search(
+        r"above the majority answer: .*; ACC\|match:class\|.*\|paired$", done.out, re.M
+    )
     own = out / "evaluations" / "corpus"
     assert done.out.endswith(f"report: {own}/report.html\n")
     assert {path.name for path in own.iterdir()} == FILES
@@ -112,6 +123,16 @@ class TestRefused:
         refused("b: expected a test split", "vqa", "evaluate", folder, "--data", train_only)
         write_text(tmp_path / "c" / "triples.jsonl", '{"id": 3}\n')
         refused(r"triples\.jsonl, line 1: ", *words, tmp_path / "c")
+
+    def test_a_question_that_is_too_long(self, refused, folder, tmp_path):
+        data = write_tiny_corpus(tmp_path / "corpus", {"test": 2})
+        file = data / "triples.jsonl"
+        first, *others = file.read_text().splitlines()
+        record = json.loads(others[2]) | {"id": "odd", "question": "Where? " * 60}
+        write_text(file, "\n".join([first, *others, json.dumps(record)]))
+        message = r"^odd: the question 'Where\? .* tokens; shorten it to at most 47"
+        refused(message, "vqa", "evaluate", folder, "--data", data)
+        assert not (folder / "metrics.json").exists()
 
     def test_fewer_items_than_a_batch(self, refused, config, tiny_vqa, tmp_path):
         words = ["--config", config, "--data", tiny_vqa.data, "--set", "fit.batch_size=48"]

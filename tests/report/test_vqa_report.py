@@ -131,7 +131,7 @@ def test_a_patient_that_is_unknown_is_empty(evaluation: VqaEvaluation) -> None:
 def test_metrics_json_holds_every_number(evaluation: VqaEvaluation) -> None:
     content = json.loads(vqa_metrics_json(evaluation))
     assert (content["format"], content["kind"], content["preset"]) == (1, "vqa", "kqf-offline")
-    assert content["number_of_questions"] == {"total": 16, "closed": 8, "open": 8}
+    assert content["number_of_questions"] == {**{"total": 16, "closed": 8, "open": 8, "free": 0}}
     assert content["closed"]["class_accuracy"]["value"] == 0.75
     assert content["majority"]["open"]["cider"] == {"value": None, "why": "no word is rare"}
     assert content["closed_gain_over_majority"]["value"] == 0.125
@@ -175,8 +175,10 @@ def test_the_page_says_what_it_must(page: Page, evaluation: VqaEvaluation) -> No
         *evaluation.notes,
     ):
         assert words in page.text, words
+    for name, signature in SIGNATURES.items():
+        assert signature in page.text, name
     for name in evaluation.closed:
-        assert SIGNATURES[name] in page.text
+        assert page.text.count(SIGNATURES[name]) == 2, "in the summary and beside the question"
 
 
 def test_panels_show_three_pictures_and_every_answer(page: Page) -> None:

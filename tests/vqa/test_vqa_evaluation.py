@@ -1,5 +1,6 @@
 """Answerer x test split -> VqaEvaluation: who is asked, what is counted, what is noted."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -7,11 +8,12 @@ import pytest
 
 from scanomaly.data.mivqa import Corpus, VqaItem
 from scanomaly.errors import DataError, WeightsError
-from scanomaly.questions import question_of
+from scanomaly.questions import QUESTIONS, question_of
+from scanomaly.report.vqa_tables import vqa_metrics_json
 from scanomaly.vqa.base import Generated
 from scanomaly.vqa.checkpoint import FittedAnswerer
 from scanomaly.vqa.evaluation import PANELS_OF_A_KIND, evaluate
-from scanomaly.vqa.results import VqaEvaluation
+from scanomaly.vqa.results import OpenSet, VqaEvaluation
 from vqa.tiny_vqa import MASS, UNSEEN, TinyVqa
 
 Says = Callable[[VqaItem], str]
@@ -46,6 +48,12 @@ def values(metrics: Mapping) -> dict[str, float | None]:
     return {name: estimate.value for name, estimate in metrics.items()}
 
 
+def found_open_set(saying: Callable[..., VqaEvaluation]) -> OpenSet:
+    found = saying(truth, **{"data.exclude_unseen": True}).open_set
+    assert found is not None
+    return found
+
+
 class TestRows:
     """Who is asked."""
 
@@ -70,6 +78,15 @@ class TestRows:
     def test_no_test_split(self, tiny_vqa: TinyVqa):
         with pytest.raises(DataError, match=r"corpus: expected a test split .* `scanomaly ask`"):
             evaluate(tiny_vqa.fitted, replace(tiny_vqa.corpus, test=()))
+
+    def test_a_question_that_is_too_long_is_named_before_anything_is_asked(
+        self, tiny_vqa: TinyVqa, monkeypatch
+    ):
+        monkeypatch.setattr(FittedAnswerer, "answers", None)
+        *others, last = tiny_vqa.corpus.test
+        long = replace(last, question="Where? " * 60)
+        with pytest.raises(DataError, match=rf"^{last.id}: the question 'Where\? .* shorten it"):
+            evaluate(tiny_vqa.fitted, replace(tiny_vqa.corpus, test=(*others, long)))
 
     def test_a_judge_that_is_not_here_before_anything_is_asked(self, tiny_vqa, monkeypatch):
         monkeypatch.setattr(FittedAnswerer, "answers", None)
@@ -110,6 +127,38 @@ class TestNumbers:
         note = "16 closed answers are outside the vocabulary and count as wrong, such as 'perhaps'."
         assert note in found.notes
 
+    def test_free_questions_stand_alone(self, tiny_vqa: TinyVqa, saying):
+        corpus = tiny_vqa.corpus
+        free = {"Where is it?": "Left.", "How large is it?": "Small."}
+        more = {
+            split: (
+                *corpus.split(split),
+                *(
+                    replace(item, id=f"{item.id}{text}", question=f" {text} ", answer=answer)
+                    for item in corpus.split(split)
+                    if item.question == QUESTIONS["C1"].text
+                    for text, answer in free.items()
+                ),
+            )
+            for split in ("train", "test")
+        }
+
+        def says(item: VqaItem) -> str:
+            return "Small." if item.question.strip() in free else item.answer
+
+        found, alone = saying(says, replace(corpus, **more)), saying(truth)
+        assert values(found.open) == values(alone.open), "the seven alone"
+        assert values(found.open_baseline) == values(alone.open_baseline)
+        where, large = found.questions[-1], found.questions[-2]
+        assert [one.question.text for one in (where, large)] == list(free)
+        assert (where.items, where.majority, large.majority) == (6, "Left.", "Small.")
+        assert where.metrics["first_word"].value == 0.0
+        assert large.metrics["first_word"].value == where.baseline["first_word"].value == 1.0
+        assert found.notes[-1].startswith("2 questions are none of the seven: each has metrics of")
+        written = json.loads(vqa_metrics_json(found))
+        assert set(written["questions"]) == {"C1", "C2", "C3", "O1", *free}
+        assert written["number_of_questions"]["free"] == 12
+
     def test_confusions_count_every_item(self, saying):
         found = saying(lambda item: MASS.get(question_of(item.question).name, ""))
         table = next(r.confusion for r in found.questions if r.question.name == "C2")
@@ -140,7 +189,9 @@ class TestNumbers:
 
     def test_every_metric_has_its_signature(self, saying):
         found = saying(truth)
-        assert {*found.closed, *found.open} <= found.signatures.keys()
+        of_class = found_open_set(saying).unknown.classes["mean"]
+        named = {*found.closed, *found.open, "gain", *(f"open_set_{name}" for name in of_class)}
+        assert named <= found.signatures.keys()
 
     def test_splits_say_who_was_scored(self, saying):
         splits = saying(truth).splits
@@ -162,7 +213,9 @@ class TestOpenSet:
 
     def test_none_without_such_cases(self, tiny_vqa: TinyVqa, saying):
         corpus = tiny_vqa.corpus.only(lambda item: item.category != UNSEEN)
-        assert saying(truth, corpus, **{"data.exclude_unseen": True}).open_set is None
+        found = saying(truth, corpus, **{"data.exclude_unseen": True})
+        assert found.open_set is None
+        assert any("the categories are mass_lesion, normal." in note for note in found.notes)
 
     def test_unseen_cases_of_every_split_against_healthy_test_cases(self, saying):
         found = saying(truth, **{"data.exclude_unseen": True})

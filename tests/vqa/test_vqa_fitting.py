@@ -18,7 +18,7 @@ from scanomaly.vqa import fitting
 from scanomaly.vqa.checkpoint import FittedAnswerer
 from scanomaly.vqa.fitting import assign_roles, fit
 from scanomaly.vqa.kq_former import KqFormerVqa
-from vqa.tiny_vqa import TinyVqa, tiny_vqa_run, write_tiny_corpus
+from vqa.tiny_vqa import UNSEEN, TinyVqa, tiny_vqa_run, write_tiny_corpus
 
 
 @pytest.fixture
@@ -48,6 +48,26 @@ class TestRoles:
         assert len(tiny_vqa.corpus.train) - len(roles.train) == 1
         assert len(tiny_vqa.corpus.valid) - len(roles.validation) == 1
         assert not [i for i in (*roles.train, *roles.validation) if "dural" in i.category]
+
+    def test_kinds_that_are_spelled_otherwise_are_not_silently_kept(self, tiny_vqa: TinyVqa):
+        run = tiny_vqa.run.with_overrides(["data.exclude_unseen=true"])
+        corpus = tiny_vqa.corpus
+        other = replace(
+            corpus,
+            **{
+                split: tuple(
+                    replace(i, category="dura" if i.category == UNSEEN else i.category)
+                    for i in corpus.split(split)
+                )
+                for split in ("train", "valid", "test")
+            },
+        )
+        message = (
+            r"corpus: data\.exclude_unseen leaves nothing out: .*dural thickening.*"
+            r"categories are dura, mass_lesion, normal\. .*exclude_unseen=false"
+        )
+        with pytest.raises(DataError, match=message):
+            assign_roles(run, other)
 
     def test_without_patience_nothing_chooses(self, tiny_vqa: TinyVqa):
         run = tiny_vqa.run.with_overrides(["fit.patience=null"])

@@ -30,16 +30,18 @@ def write_vqa_reports(evaluation: Any, run: Path) -> None:
 
     report = write_vqa_report(evaluation, run / "evaluations" / evaluation.dataset)
     write_vqa_report(evaluation, run)
+    signed = evaluation.signatures
     for kind in ("closed", "open"):
         beside = getattr(evaluation, f"{kind}_baseline")
         for name, estimate in getattr(evaluation, kind).items():
             majority = beside[name].value
             words = "" if majority is None else f"; majority answer {majority:.3f}"
-            typer.echo(f"{kind} {name}: {_words(estimate)}{words}")
-    typer.echo(f"closed class_accuracy above the majority answer: {_words(evaluation.gain)}")
+            typer.echo(f"{kind} {name}: {_words(estimate)}{words}; {signed[name]}")
+    gain = _words(evaluation.gain)
+    typer.echo(f"closed class_accuracy above the majority answer: {gain}; {signed['gain']}")
     for judge, found in evaluation.nli.items():
         for name, estimate in found.items():
-            typer.echo(f"{judge} {name}: {_words(estimate)}")
+            typer.echo(f"{judge} {name}: {_words(estimate)}; {signed[judge]}")
     _end(evaluation, report)
 
 

@@ -25,6 +25,7 @@ from scanomaly.metrics.thresholds import Floats
 from scanomaly.questions import ANSWERS
 
 _WORDS = "case:mixed|tok:split|nrefs:1"
+_CLASS = "outside:wrong|unit:class"
 SIGNATURES: Mapping[str, str] = {
     "accuracy": "ACC|match:exact|case:lower|strip:yes",
     "class_accuracy": "ACC|match:class|outside:wrong",
@@ -34,8 +35,14 @@ SIGNATURES: Mapping[str, str] = {
     "rouge_l": f"ROUGE-L|beta:1.2|{_WORDS}|level:item",
     "cider": f"CIDEr-D|n:4|sigma:6|scale:10|{_WORDS}|df:references-of-this-test-set",
     "first_word": "ACC|unit:first-word|case:lower|punct:dropped",
+    "gain": "ACC|match:class|outside:wrong|minus:majority-of-training|paired",
+    "open_set_precision": f"P|{_CLASS}|mean:unweighted",
+    "open_set_recall": f"R|{_CLASS}|mean:unweighted",
+    "open_set_f1": f"F1|{_CLASS}|mean:unweighted",
+    "open_set_accuracy": f"ACC|{_CLASS},against-rest|mean:share-of-right",
 }
-"""Metric -> how exactly it is computed, to be printed beside its value."""
+"""Metric -> how exactly it is computed, to be printed beside its value; `open_set_`: those of
+`class_metrics`."""
 
 MEAN = "mean"
 """Beside the classes of a question in `class_metrics`: all of them together."""

@@ -14,8 +14,8 @@ from scanomaly.report.tables import DISCLAIMER
 from scanomaly.report.vqa_tables import (
     VqaLine,
     answers_csv,
-    line,
     open_set_lines,
+    open_set_signatures,
     probability,
     vqa_lines,
     vqa_metrics_json,
@@ -105,6 +105,7 @@ def _context(evaluation: VqaEvaluation) -> dict[str, object]:
             _confusion_view(q.confusion) for q in evaluation.questions if q.confusion is not None
         ],
         "open_set": [] if evaluation.open_set is None else open_set_lines(evaluation.open_set),
+        "open_set_signatures": open_set_signatures(evaluation.signatures),
         "groups": _groups(evaluation.panels),
         "seconds": duration(evaluation.seconds_per_answer),
         "commands": [
@@ -136,7 +137,7 @@ def _levels(evaluation: VqaEvaluation) -> list[tuple[str, list[VqaLine]]]:
     """Groups of metrics with their headings."""
     signatures = evaluation.signatures
     closed = vqa_lines(evaluation.closed, evaluation.closed_baseline, signatures)
-    closed.append(VqaLine(line("gain", evaluation.gain), "", ""))
+    closed += vqa_lines({"gain": evaluation.gain}, {}, signatures)
     free = vqa_lines(evaluation.open, evaluation.open_baseline, signatures)
     judged = [
         (f"Open questions, {signatures.get(name, name)}", vqa_lines(found, {}, {}))
@@ -148,7 +149,7 @@ def _levels(evaluation: VqaEvaluation) -> list[tuple[str, list[VqaLine]]]:
 def _question_view(result: QuestionResult, signatures: Mapping[str, str]) -> QuestionView:
     lines = vqa_lines(result.metrics, result.baseline, signatures)
     if result.gain is not None:
-        lines.append(VqaLine(line("gain", result.gain), "", ""))
+        lines += vqa_lines({"gain": result.gain}, {}, signatures)
     name, text = result.question.name, result.question.text
     majority = "none" if result.majority is None else result.majority
     return QuestionView(name, text, result.items, lines, majority)

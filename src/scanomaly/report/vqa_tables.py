@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scanomaly.metrics import Estimate
+from scanomaly.questions import FREE
 from scanomaly.report.tables import MetricLine, as_dicts, metric_line, percent
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def vqa_metrics_json(evaluation: VqaEvaluation) -> str:
         },
         "closed_gain_over_majority": evaluation.gain.as_dict(),
         "nli": {name: as_dicts(found) for name, found in evaluation.nli.items()},
-        "questions": {q.question.name: _question(q) for q in evaluation.questions},
+        "questions": {q.question.key: _question(q) for q in evaluation.questions},
         "open_set": None if evaluation.open_set is None else _open_set(evaluation.open_set),
         "signatures": dict(evaluation.signatures),
         "splits": dict(evaluation.splits),
@@ -151,7 +152,10 @@ def answers_csv(rows: Iterable[AnsweredItem]) -> str:
 
 def _numbers(rows: Sequence[AnsweredItem]) -> dict[str, int]:
     closed = sum(row.question.closed for row in rows)
-    return {"total": len(rows), "closed": closed, "open": len(rows) - closed}
+    free = sum(row.question.name == FREE for row in rows)
+    return {
+        **{"total": len(rows), "closed": closed, "open": len(rows) - closed - free, "free": free}
+    }
 
 
 def _question(result: QuestionResult) -> dict[str, Any]:
@@ -213,6 +217,11 @@ def open_set_lines(open_set: OpenSet) -> list[OpenSetLine]:
         for words, part in parts.items()
         for name, metrics in part.classes.items()
     ]
+
+
+def open_set_signatures(signatures: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Each of its metrics in words, with how it is computed."""
+    return [(words, signatures[f"open_set_{name}"]) for name, words in TABLE_WORDS.items()]
 
 
 def _published(metrics: Metrics) -> list[str]:

@@ -22,9 +22,9 @@ from scanomaly.metrics.answers import (
     open_metrics,
 )
 from scanomaly.metrics.closed_answers import confusion
-from scanomaly.questions import NORMAL, Question, classify, is_unseen, question_of
+from scanomaly.questions import FREE, NORMAL, Question, classify, is_unseen, question_of
 from scanomaly.vqa.checkpoint import FittedAnswerer
-from scanomaly.vqa.fitting import training_items
+from scanomaly.vqa.fitting import no_unseen, training_items
 from scanomaly.vqa.items import by_triple
 from scanomaly.vqa.nli import Judge, load_judges
 from scanomaly.vqa.results import (
@@ -59,28 +59,30 @@ def evaluate(
 ) -> VqaEvaluation:
     """Ask the questions of the test split. nli: models by name or path, which judge open answers.
 
-    Raises DataError without a test split, and WeightsError for a model that is not on this machine,
-    before anything is asked.
+    Free questions are measured each on its own and take no part in any summary. Raises DataError
+    without a test split and for a question that is too long, and WeightsError for a model that is
+    not on this machine, before anything is asked.
     """
     judges = load_judges(nli, fitted.answerer.device)
     known, unseen = _items_to_ask(fitted.run, corpus)
+    _require_prompts(fitted, (*known, *unseen))
     started = time.monotonic()
     rows = _asked(fitted, (*known, *unseen), progress)
     seconds = (time.monotonic() - started) / len(rows)
     scored, others = rows[: len(known)], rows[len(known) :]
     majority = _majority(fitted.run, corpus)
     closed = [row for row in scored if row.question.closed]
-    free = [row for row in scored if not row.question.closed]
+    standard = [row for row in scored if not row.question.closed and row.question.name != FREE]
     return VqaEvaluation(
         run=fitted.run,
         dataset=corpus.name,
         splits={**fitted.splits, "scored": _count_words(known, unseen)},
         closed=_closed(closed),
-        open=_open(free),
+        open=_open(standard),
         closed_baseline=_closed(_always(closed, majority)),
-        open_baseline=_open(_always(free, majority)),
+        open_baseline=_open(_always(standard, majority)),
         gain=_gain(closed, majority),
-        nli={name: _judged(judge, free) for name, judge in judges.items()},
+        nli={name: _judged(judge, standard) for name, judge in judges.items()},
         questions=_by_question(scored, majority),
         open_set=_open_set(scored, others) if others else None,
         signatures={**SIGNATURES, **_judge_signatures(judges)},
@@ -120,6 +122,15 @@ def _items_to_ask(run: VqaRun, corpus: Corpus) -> tuple[tuple[VqaItem, ...], tup
     return known, unseen
 
 
+def _require_prompts(fitted: FittedAnswerer, items: Sequence[VqaItem]) -> None:
+    """Raises DataError, naming the item, for a question that leaves no token for its answer."""
+    for item in {item.question: item for item in reversed(items)}.values():  # the first of each
+        try:
+            fitted.answerer.packing.prompt(item.question)
+        except DataError as error:
+            raise DataError(f"{item.id}: {error}") from error
+
+
 def _asked(
     fitted: FittedAnswerer, items: Sequence[VqaItem], progress: Progress | None
 ) -> tuple[AnsweredItem, ...]:
@@ -149,15 +160,15 @@ def _is_right(question: Question, truth: str, answer: str) -> bool:
 
 
 def _majority(run: VqaRun, corpus: Corpus) -> dict[str, str]:
-    """Question -> its most frequent answer in training."""
+    """Key of a question -> its most frequent answer in training."""
     items = training_items(run, corpus.train)
-    names = [question_of(item.question).name for item in items]
-    return majority_answers(names, [item.answer.strip() for item in items])
+    keys = [question_of(item.question).key for item in items]
+    return majority_answers(keys, [item.answer.strip() for item in items])
 
 
 def _always(rows: Sequence[AnsweredItem], majority: Mapping[str, str]) -> list[AnsweredItem]:
     """The same lines, as if the majority's answer had been given to each."""
-    return [_line(row.item, majority.get(row.question.name, ""), 0.0) for row in rows]
+    return [_line(row.item, majority.get(row.question.key, ""), 0.0) for row in rows]
 
 
 def _closed(rows: Sequence[AnsweredItem]) -> dict[str, Estimate]:
@@ -178,7 +189,7 @@ def _texts(rows: Sequence[AnsweredItem]) -> tuple[list[str], list[str], list[str
 
 
 def _gain(rows: Sequence[AnsweredItem], majority: Mapping[str, str]) -> Estimate:
-    if not all(row.question.name in majority for row in rows):
+    if not all(row.question.key in majority for row in rows):
         return Estimate.undefined("the training split has no answers to compare with")
     pairs = zip(rows, _always(rows, majority), strict=True)
     gains = [int(row.correct is True) - int(other.correct is True) for row, other in pairs]
@@ -200,8 +211,11 @@ def _by_question(
 ) -> tuple[QuestionResult, ...]:
     asked: dict[str, list[AnsweredItem]] = {}
     for row in rows:
-        asked.setdefault(row.question.name, []).append(row)
-    return tuple(_question(asked[name], majority) for name in sorted(asked))
+        asked.setdefault(row.question.key, []).append(row)
+    in_order = sorted(
+        asked.values(), key=lambda some: (some[0].question.name, some[0].question.key)
+    )
+    return tuple(_question(some, majority) for some in in_order)
 
 
 def _question(rows: Sequence[AnsweredItem], majority: Mapping[str, str]) -> QuestionResult:
@@ -214,8 +228,8 @@ def _question(rows: Sequence[AnsweredItem], majority: Mapping[str, str]) -> Ques
         question=question,
         items=len(rows),
         metrics=_only(measure(rows), names),
-        majority=majority.get(question.name),
-        baseline=_only(measure(always), names) if question.name in majority else {},
+        majority=majority.get(question.key),
+        baseline=_only(measure(always), names) if question.key in majority else {},
         gain=_gain(rows, majority) if question.closed else None,
         confusion=confusion(question.name, answers, truths) if question.closed else None,
     )
@@ -262,6 +276,14 @@ def _notes(
             f"{len(outside)} closed answers are outside the vocabulary and count as wrong, such as "
             f"{outside[0].answer[:60]!r}."
         )
+    free = {row.question.key for row in rows if row.question.name == FREE}
+    if free:
+        notes.append(
+            f"{len(free)} questions are none of the seven: each has metrics of its own, the "
+            "summary of open questions leaves them out."
+        )
+    if run.data.exclude_unseen and not any(is_unseen(item.category) for item in corpus.items):
+        notes.append(f"No table of the open set: {no_unseen(corpus)}.")
     if run.config.reference_decoding:
         notes.append("Decoded as the released code does: greedily, without the first word asked.")
     if not majority:

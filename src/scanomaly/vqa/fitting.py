@@ -17,7 +17,7 @@ from scanomaly.config.vqa import VqaRun
 from scanomaly.data.images import fit_window
 from scanomaly.data.mivqa import Corpus, VqaItem
 from scanomaly.errors import DataError
-from scanomaly.questions import is_unseen
+from scanomaly.questions import UNSEEN_TYPES, is_unseen
 from scanomaly.run_folder import TrainingRecord, claim, save_training
 from scanomaly.training import History, Objective, is_main_process, optimise
 from scanomaly.vqa.checkpoint import (
@@ -47,8 +47,22 @@ def training_items(run: VqaRun, items: Sequence[VqaItem]) -> tuple[VqaItem, ...]
     return tuple(item for item in items if not (left_out and is_unseen(item.category)))
 
 
+def no_unseen(corpus: Corpus) -> str:
+    """What is found in the place of the unseen kinds, in words."""
+    found = sorted({item.category for item in corpus.items} - {""})
+    return (
+        f"no case is of an unseen kind ({', '.join(UNSEEN_TYPES)}); the categories are "
+        f"{', '.join(found) or 'not given'}"
+    )
+
+
 def assign_roles(run: VqaRun, corpus: Corpus) -> Roles:
-    """Raises DataError where a split that the run needs is empty."""
+    """Raises DataError where a split that the run needs is empty, or nothing is to be left out."""
+    if run.data.exclude_unseen and not any(is_unseen(item.category) for item in corpus.items):
+        raise DataError(
+            f"{corpus.name}: data.exclude_unseen leaves nothing out: {no_unseen(corpus)}. Spell "
+            "them so, or set data.exclude_unseen=false."
+        )
     train = training_items(run, corpus.train)
     validation = training_items(run, corpus.valid) if run.fit.patience is not None else ()
     if not train:

@@ -5,28 +5,32 @@
 For each seed: a QFAE is fitted on healthy heads, other patients are simulated and shown to it, and
 each answerer learns from the triples of its training patients. Test patients are seen by `evaluate`
 alone. Seeds are pooled: 95 % intervals resample all their patients; differences are paired. Run
-folders and answers are kept in WORK: the same command goes on after an interruption. --tuning
-scores validation patients instead: settings (--set) are chosen so, on seeds the tables do not use.
+folders and answers are kept in WORK, each under a digest of all that decides its numbers: the same
+command goes on after an interruption, another preset or option begins anew. --tuning scores
+validation patients instead: settings (--set) are chosen so, on seeds the tables do not use.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from result_tables import head, interval, line
+from scanomaly import __version__
 from scanomaly.data.manifest import read_manifest
-from scanomaly.data.mivqa import Corpus, read_corpus
+from scanomaly.data.mivqa import TRIPLES, Corpus, read_corpus
 from scanomaly.data.phantom import write_heads, write_question_heads
 from scanomaly.files import write_text
 from scanomaly.fitting import fit as fit_detector
 from scanomaly.inference import FittedDetector
 from scanomaly.metrics import Estimate
-from scanomaly.metrics.answers import mean_estimates, open_metrics
+from scanomaly.metrics.answers import mean_estimates, open_differences, open_metrics
 from scanomaly.presets import preset, vqa_preset
 from scanomaly.questions import QUESTIONS, classify, is_unseen
 from scanomaly.triples import make_triples
@@ -36,6 +40,8 @@ from scanomaly.vqa.fitting import fit
 
 HEALTHY = 120
 """Patients of whom the detector's training, validation and test are made."""
+DIGITS = 10
+"""Of a digest in the name of a folder."""
 ALL, BASELINE, IMAGE = "kqf-offline", "mi-average-offline", "kqf-offline-image-only"
 TITLES = {
     ALL: "KQ-Former, concat",
@@ -44,6 +50,7 @@ TITLES = {
 }
 MAJORITY = "majority answer of training"
 CLOSED = tuple(name for name, question in QUESTIONS.items() if question.closed)
+OPEN = tuple(name for name in QUESTIONS if name not in CLOSED)
 ABOUT_MAPS = ("O1", "O3")
 """False positives, and whether the map is accurate."""
 
@@ -59,15 +66,24 @@ class Given:
     group: str
 
 
+def folder_of(parent: Path, name: str, experiment: Mapping[str, object]) -> Path:
+    """The folder of one experiment, with all that decides its numbers in experiment.json."""
+    text = json.dumps({"scanomaly": __version__, **experiment}, indent=1, sort_keys=True)
+    folder = parent / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}"
+    write_text(folder / "experiment.json", text)
+    return folder
+
+
 def triples_of(work: Path, seed: int, patients: int) -> Corpus:
     """The corpus of one seed, made unless it is there."""
-    folder = work / f"seed-{seed}"
+    run = preset("qfae-offline-heads").with_overrides([f"fit.seed={seed}"])
+    decides = {"detector": run.model_dump(mode="json"), "healthy": HEALTHY, "patients": patients}
+    folder = folder_of(work, f"seed-{seed}", decides)
     healthy, asked, run_dir, made = (folder / n for n in ("heads", "asked", "detector", "triples"))
-    if not (made / "triples.jsonl").exists():
+    if not (made / TRIPLES).exists():
         if not healthy.exists():
             write_heads(healthy, patients=HEALTHY, seed=seed)
         if not (run_dir / "calibration.json").exists():
-            run = preset("qfae-offline-heads").with_overrides([f"fit.seed={seed}"])
             fit_detector(run, read_manifest(healthy), run_dir, resume=run_dir.exists())
         if not asked.exists():
             write_question_heads(asked, patients=patients, seed=seed)
@@ -76,23 +92,23 @@ def triples_of(work: Path, seed: int, patients: int) -> Corpus:
     return read_corpus(made)
 
 
-def answers_of(
-    work: Path, seed: int, name: str, corpus: Corpus, options: Sequence[str]
-) -> list[Given]:
+def answers_of(corpus: Corpus, seed: int, name: str, options: Sequence[str]) -> list[Given]:
     """What the answerer says of the scored patients, kept in a file."""
     run = vqa_preset(name).with_overrides([f"fit.seed={seed}", *options])
-    folder = work / f"seed-{seed}" / "-".join([name, *options]).replace("/", "_")
-    file = folder / f"answers-{corpus.name}.json"
+    content = hashlib.sha256((corpus.root / TRIPLES).read_bytes()).hexdigest()
+    decides = {"answerer": run.model_dump(mode="json"), "corpus": content}
+    folder = folder_of(corpus.root.parent, name, decides)
+    run_dir, file = folder / "run", folder / f"answers-{corpus.name}.json"
     if not file.exists():
-        done = (folder / "model.safetensors").exists()
+        done = (run_dir / "model.safetensors").exists()
         fitted = (
-            FittedAnswerer.load(folder)
+            FittedAnswerer.load(run_dir)
             if done
-            else fit(run, corpus, folder, resume=folder.exists())
+            else fit(run, corpus, run_dir, resume=run_dir.exists())
         )
         assert fitted is not None  # one process
         found = evaluate(fitted, corpus)
-        majority = {each.question.name: each.majority or "" for each in found.questions}
+        majority = {each.question.key: each.majority or "" for each in found.questions}
         given = [
             Given(
                 row.question.name,
@@ -134,48 +150,76 @@ def cell(estimate: Estimate) -> str:
 def closed_table(found: Mapping[str, Mapping[int, list[Given]]]) -> Iterator[str]:
     yield from head(["closed accuracy", *CLOSED, "all three"])
     wanted = [*((name,) for name in CLOSED), CLOSED]
+    for title, kept in answerers(found).items():
+        yield line([title, *(cell(accuracy(pooled(kept, names))) for names in wanted)])
+    for title, kept in rivals(found).items():
+        yield line([title, *(cell(gain(found[ALL], kept, names)) for names in wanted)])
+
+
+def answerers(
+    found: Mapping[str, Mapping[int, list[Given]]],
+) -> dict[str, Mapping[int, list[Given]]]:
+    """Titles of all that answer, the majority first."""
     first = next(iter(found.values()))
     always = {s: [replace(each, answer=each.majority) for each in own] for s, own in first.items()}
-    rivals = {MAJORITY: always, **named(found)}
-    for title, kept in rivals.items():
-        yield line([title, *(cell(accuracy(pooled(kept, names))) for names in wanted)])
-    for title, kept in rivals.items():
-        if title != TITLES[ALL]:
-            gains = (gain(found[ALL], kept, names) for names in wanted)
-            yield line([f"{TITLES[ALL]} - {title}", *map(cell, gains)])
+    return {MAJORITY: always, **{TITLES[name]: kept for name, kept in found.items()}}
 
 
-def named(found: Mapping[str, Mapping[int, list[Given]]]) -> dict[str, Mapping[int, list[Given]]]:
-    return {TITLES[name]: kept for name, kept in found.items()}
+def rivals(found: Mapping[str, Mapping[int, list[Given]]]) -> dict[str, Mapping[int, list[Given]]]:
+    """Titles of KQ-Former's differences from the others, where it was asked."""
+    others = answerers(found) if ALL in found else {}
+    return {f"{TITLES[ALL]} - {t}": kept for t, kept in others.items() if t != TITLES[ALL]}
 
 
 def gain(
     ours: Mapping[int, list[Given]], theirs: Mapping[int, list[Given]], questions: Sequence[str]
 ) -> Estimate:
     """Paired difference of closed accuracy."""
-    own, other = pooled(ours, questions), pooled(theirs, questions)
-    assert [(a.group, a.truth) for a in own] == [(a.group, a.truth) for a in other]
+    own, other = paired(ours, theirs, questions)
     differences = [
         int(right(a, a.answer)) - int(right(b, b.answer)) for a, b in zip(own, other, strict=True)
     ]
     return mean_estimates({"gain": differences}, groups(own))["gain"]
 
 
+def paired(
+    ours: Mapping[int, list[Given]], theirs: Mapping[int, list[Given]], questions: Sequence[str]
+) -> tuple[list[Given], list[Given]]:
+    own, other = pooled(ours, questions), pooled(theirs, questions)
+    assert [(a.group, a.truth) for a in own] == [(a.group, a.truth) for a in other]
+    return own, other
+
+
 def open_table(found: Mapping[str, Mapping[int, list[Given]]]) -> Iterator[str]:
-    asked = tuple(name for name in QUESTIONS if name not in CLOSED)
     titles = [f"{name}, {metric}" for name in ABOUT_MAPS for metric in ("first word", "BLEU-4")]
     yield from head(["open answers", "BLEU-4", "ROUGE-L", "CIDEr", *titles])
-    for title, kept in named(found).items():
-        whole = measured(pooled(kept, asked))
-        parts = [measured(pooled(kept, (name,))) for name in ABOUT_MAPS]
-        cells = [whole[name] for name in ("bleu_4", "rouge_l", "cider")]
-        cells += [part[name] for part in parts for name in ("first_word", "bleu_4")]
-        yield line([title, *map(cell, cells)])
+    for title, kept in answerers(found).items():
+        yield line([title, *open_cells(partial(measured, kept))])
+    for title, kept in rivals(found).items():
+        yield line([title, *open_cells(partial(open_gain, found[ALL], kept))])
 
 
-def measured(given: Sequence[Given]) -> dict[str, Estimate]:
+def open_cells(measure: Callable[[Sequence[str]], dict[str, Estimate]]) -> list[str]:
+    """measure: names of questions to metrics."""
+    whole, parts = measure(OPEN), [measure((name,)) for name in ABOUT_MAPS]
+    cells = [whole[name] for name in ("bleu_4", "rouge_l", "cider")]
+    cells += [part[name] for part in parts for name in ("first_word", "bleu_4")]
+    return [cell(each) for each in cells]
+
+
+def measured(kept: Mapping[int, list[Given]], questions: Sequence[str]) -> dict[str, Estimate]:
+    given = pooled(kept, questions)
     answers, truths = [each.answer for each in given], [each.truth for each in given]
     return open_metrics(answers, truths, groups(given))
+
+
+def open_gain(
+    ours: Mapping[int, list[Given]], theirs: Mapping[int, list[Given]], questions: Sequence[str]
+) -> dict[str, Estimate]:
+    """Paired differences of open metrics."""
+    own, other = paired(ours, theirs, questions)
+    texts = [[each.answer for each in given] for given in (own, other)]
+    return open_differences(*texts, [each.truth for each in own], groups(own))
 
 
 def scored_on_validation(corpus: Corpus) -> Corpus:
@@ -200,8 +244,7 @@ def main() -> None:
         if options.tuning:
             corpus = scored_on_validation(corpus)
         for name in options.models:
-            given = answers_of(options.work, seed, name, corpus, options.options)
-            found[name][seed] = given
+            found[name][seed] = answers_of(corpus, seed, name, options.options)
     for text in (*closed_table(found), "", *open_table(found)):
         print(text, flush=True)
 

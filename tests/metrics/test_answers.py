@@ -14,6 +14,7 @@ from scanomaly.metrics.answers import (
     closed_metrics,
     majority_answers,
     mean_estimates,
+    open_differences,
     open_metrics,
 )
 from scanomaly.metrics.closed_answers import OTHER, confusion
@@ -207,6 +208,28 @@ def test_intervals_of_bleu_equal_a_plain_resampling_loop():
         low, high = np.quantile([draw[order - 1] for draw in draws], [0.025, 0.975])
         estimate = found[f"bleu_{order}"]
         assert (estimate.low, estimate.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_paired_differences_equal_a_plain_resampling_loop():
+    rng = np.random.default_rng(2)
+    words = np.array(["yes", "no", "left", "right", "lobe"])
+    columns = [[" ".join(rng.choice(words, 6)) for _ in range(30)] for _ in range(3)]
+    ids = rng.integers(0, 8, 30).tolist()
+    found = open_differences(*columns, ids, repeats=50, seed=3)
+    draws = [
+        bleu(first, truth)[3] - bleu(second, truth)[3]
+        for first, second, truth in repeated(columns, ids, 50, 3)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert (found["bleu_4"].low, found["bleu_4"].high) == (
+        pytest.approx(low),
+        pytest.approx(high),
+    )
+    first, second = (open_metrics(said, columns[2]) for said in columns[:2])
+    for name, estimate in found.items():
+        assert estimate.value == pytest.approx(first[name].value - second[name].value)
+    same = open_differences(columns[0], columns[0], columns[2], ids, repeats=20)
+    assert {(one.value, one.low, one.high) for one in same.values()} == {(0.0, 0.0, 0.0)}
 
 
 def test_patients_with_copies_of_an_item_do_not_narrow_the_interval():

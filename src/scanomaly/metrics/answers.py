@@ -133,6 +133,31 @@ def open_metrics(
     groups: `closed_metrics`.
     """
     group = _checked_groups(groups, predictions, references)
+    statistics = _open_statistics(predictions, references)
+    known = weighted_estimates(statistics, group, repeats=repeats, seed=seed)
+    if len(references) == 1:
+        known["cider"] = Estimate.undefined("one answer only: no n-gram is rarer than another")
+    return known
+
+
+def open_differences(
+    predictions: Sequence[str],
+    others: Sequence[str],
+    references: Sequence[str],
+    groups: Sequence[Hashable] | None = None,
+    *,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """By how much `open_metrics` of predictions are above those of others; paired: both on the
+    same resamples."""
+    group = _checked_groups(groups, predictions, others, references)
+    first, second = (_open_statistics(texts, references) for texts in (predictions, others))
+    statistics = {name: _minus(first[name], second[name]) for name in first}
+    return weighted_estimates(statistics, group, repeats=repeats, seed=seed)
+
+
+def _open_statistics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Statistic]:
     counts = bleu_counts(predictions, references)
 
     def bleu(order: int) -> Statistic:
@@ -140,16 +165,12 @@ def open_metrics(
             weights.sum(axis=1) > 0, bleu_of_counts(weights @ counts)[:, order - 1], np.nan
         )
 
-    statistics: dict[str, Statistic] = {
+    return {
         **{f"bleu_{order}": bleu(order) for order in range(1, ORDER + 1)},
         "rouge_l": _mean(rouge_l_each(predictions, references)),
         "cider": _mean(cider_each(predictions, references)),
         "first_word": _mean(_same_first_word(predictions, references)),
     }
-    known = weighted_estimates(statistics, group, repeats=repeats, seed=seed)
-    if len(references) == 1:
-        known["cider"] = Estimate.undefined("one answer only: no n-gram is rarer than another")
-    return known
 
 
 def mean_estimates(
@@ -185,6 +206,10 @@ def _checked_groups(
 def _mean(values: NDArray[Any]) -> Statistic:
     known = values.astype(np.float64)
     return lambda weights: ratio(weights @ known, weights.sum(axis=1))
+
+
+def _minus(first: Statistic, second: Statistic) -> Statistic:
+    return lambda weights: first(weights) - second(weights)
 
 
 def _mean_of_classes(statistic: Statistic) -> Statistic:

@@ -84,15 +84,30 @@ def test_the_folder_of_the_released_code_is_found_too(published, tmp_path, below
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"a": 1}, "entry 2: expected [template, question, answer], got an object."),
-        (["x_{}.png", "y"], "entry 2: expected [template, question, answer], got a list of 2."),
-        (["edema_3_{}.png", "What?", None], "entry 2: answer: expected a text, got null."),
-        (["edema_3_{}.png", 5, "No."], "entry 2: question: expected a text, got the int 5."),
-        (["edema_3_{}.png", " ", "No."], "entry 2: question: expected a question, got an empty"),
-        (["edema_3_orig.png", "What?", ""], "entry 2: template: expected a file name with one {}"),
-        (["/{}/edema_3.png", "What?", ""], "entry 2: template: expected a file name with one {}"),
-        (["{}_{}.png", "What?", ""], "entry 2: template: expected a file name with one {}"),
-        (["edema_4_{}.png", "What?", ""], "entry 2: image: no file "),
+        ({"a": 1}, "line 1, entry 2: expected [template, question, answer], got an object."),
+        (
+            ["x_{}.png", "y"],
+            "line 1, entry 2: expected [template, question, answer], got a list of 2.",
+        ),
+        (["edema_3_{}.png", "What?", None], "line 1, entry 2: answer: expected a text, got null."),
+        (
+            ["edema_3_{}.png", 5, "No."],
+            "line 1, entry 2: question: expected a text, got the int 5.",
+        ),
+        (
+            ["edema_3_{}.png", " ", "No."],
+            "line 1, entry 2: question: expected a question, got an empty",
+        ),
+        (
+            ["edema_3_orig.png", "What?", ""],
+            "line 1, entry 2: template: expected a file name with one {}",
+        ),
+        (
+            ["/{}/edema_3.png", "What?", ""],
+            "line 1, entry 2: template: expected a file name with one {}",
+        ),
+        (["{}_{}.png", "What?", ""], "line 1, entry 2: template: expected a file name with one {}"),
+        (["edema_4_{}.png", "What?", ""], "line 1, entry 2: image: no file "),
     ],
 )
 def test_a_wrong_entry_is_named_with_its_field(published, wrong, message):
@@ -104,13 +119,38 @@ def test_a_wrong_entry_is_named_with_its_field(published, wrong, message):
 
 
 @pytest.mark.parametrize(
+    ("before", "between", "line"),
+    [("[", ", ", 1), ("[\n", ",\n", 3), ("\n [\n\n", " ,\r\n\n\t", 6), ("[", "\n,\n\n", 4)],
+)
+def test_a_wrong_entry_is_named_with_its_line(published, before, between, line):
+    right, wrong = entry(answer="a, [b]\\ {} ]"), ["edema_3_{}.png", 5, "No."]
+    text = f"{before}{json.dumps(right)}{between}{json.dumps(wrong)}\n]\n"
+    with pytest.raises(DataError, match=rf"json, line {line}, entry 2: question: expected a text"):
+        read_corpus(published({"train": text}))
+
+
+def test_an_entry_over_several_lines_begins_in_its_first(published):
+    text = json.dumps([entry(), ["edema_3_{}.png", "What?", None]], indent=1)
+    with pytest.raises(DataError, match=r"line 7, entry 2: answer: expected a text, got null"):
+        read_corpus(published({"train": text}))
+
+
+@pytest.mark.parametrize("file", ["annotations/new_train.json", TRIPLES])
+def test_json_nested_without_end(published, file):
+    folder = published({"train": [entry()]})
+    (folder / file).write_text("[" * 200_000)
+    with pytest.raises(DataError, match=rf"{file}.*: expected JSON of a few levels, got it nested"):
+        read_corpus(folder)
+
+
+@pytest.mark.parametrize(
     ("ending", "field"), [("orig", "image"), ("anomaly", "anomaly_map"), ("rec", "reconstruction")]
 )
 def test_a_triple_with_a_missing_picture(published, ending, field):
     folder = published({"valid": [entry()]}, leave_out=[f"edema_3_{ending}.png"])
     with pytest.raises(DataError) as failed:
         read_corpus(folder)
-    where = f"{folder / 'annotations' / 'new_valid.json'}, entry 1: {field}: no file "
+    where = f"{folder / 'annotations' / 'new_valid.json'}, line 1, entry 1: {field}: no file "
     assert str(failed.value).startswith(f"{where}{folder / 'image'}")
     assert "complete the folder, or remove the entry" in str(failed.value)
 
@@ -151,7 +191,10 @@ def items(tmp_path):
     return (
         VqaItem("1", a, b, c, " What? ", NASTY, "anna", "edema", "train", {"sizes": [1, 2.5]}),
         VqaItem("2", a, b, c, "Is the case normal?", "", "anna", "edema", "train"),
-        VqaItem("3", d, e, f, "Is the case normal?", "Yes.", split="test"),
+        VqaItem(
+            *("3", d, e, f, "Is the case normal?", "Yes."),
+            **{"split": "test", "score": 0.0, "p_value": 0.5, "flagged": False},
+        ),
     )
 
 
@@ -165,8 +208,9 @@ def test_what_is_written_is_read_again(items, tmp_path):
         assert after.pictures[0].is_relative_to(corpus / "image")
         for old, new in zip(before.pictures, after.pictures, strict=True):
             assert old.read_bytes() == new.read_bytes()
-        texts = ("id", "question", "answer", "patient", "category", "split", "facts")
-        assert [getattr(after, name) for name in texts] == [getattr(before, name) for name in texts]
+        names = ("id", "question", "answer", "patient", "category", "split", "facts")
+        names += ("score", "p_value", "flagged")
+        assert [getattr(after, name) for name in names] == [getattr(before, name) for name in names]
     assert len(list((corpus / "image").iterdir())) == 6  # each triple once
     assert read.items[0].group == "anna"
     assert read.items[2].group == str(read.items[2].image)
@@ -218,6 +262,9 @@ def record(**changes):
         ({"patient": 7}, "patient: expected a text, got the int 7."),
         ({"split": "training"}, "split: expected one of train, valid, test, got 'training'."),
         ({"facts": []}, "facts: expected an object, got a list."),
+        ({"score": "high"}, "score: expected a number, got a text."),
+        ({"p_value": True}, "p_value: expected a number, got the bool True."),
+        ({"flagged": 1}, "flagged: expected true or false, got the int 1."),
         ({"question": "\t"}, "question: expected a question, got an empty text"),
         ({"reconstruction": "image/none.png"}, "reconstruction: no file "),
         ({"id": "0"}, "id: '0' stands in line 1 too"),

@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -38,14 +38,21 @@ _ANNOTATIONS = "annotations"
 _PUBLISHED_ROOTS = (Path(), Path("dataset"), Path("data", "dataset"))
 _ENTRY = ("template", "question", "answer")
 _REQUIRED = ("id", *PICTURES, "question", "answer", "split")
-_OPTIONAL = ("patient", "category", "facts")
+_TEXT, _NUMBER = ((str,), "a text"), ((int, float), "a number")
+_OPTIONAL: Mapping[str, tuple[tuple[type, ...], str]] = {
+    **{"patient": _TEXT, "category": _TEXT, "facts": ((dict,), "an object")},
+    **{"score": _NUMBER, "p_value": _NUMBER, "flagged": ((bool,), "true or false")},
+}
+_BETWEEN = " \t\r\n,"
 
 
 @dataclass(frozen=True, slots=True)
 class VqaItem:
     """One question about one triple of picture files, with its answer; both as they were written.
 
-    category: kind of anomaly, where known. facts: what a simulation knows of the case.
+    category: kind of anomaly, where known. facts: what a simulation knows of the case. score,
+    p_value, flagged: what the detector says of the image, where known; flagged None too where it
+    can flag nothing.
     """
 
     id: str
@@ -58,6 +65,9 @@ class VqaItem:
     category: str = ""
     split: Split = "train"
     facts: Mapping[str, object] = field(default_factory=dict)
+    score: float | None = None
+    p_value: float | None = None
+    flagged: bool | None = None
 
     @property
     def pictures(self) -> tuple[Path, Path, Path]:
@@ -170,15 +180,26 @@ def _annotation_files(root: Path) -> dict[Split, Path]:
 def _read_published(root: Path, folder: Path) -> Corpus:
     items: list[VqaItem] = []
     for split, file in _annotation_files(root).items():
-        entries = _parse(_text_of(file), str(file))
-        if not isinstance(entries, list):
-            raise DataError(f"{file}: expected a list of entries, got {_kind(entries)}.")
-        for number, entry in enumerate(entries, start=1):
-            where = f"{file}, entry {number}"
+        for number, (line, entry) in enumerate(_entries(file), start=1):
+            where = f"{file}, line {line}, entry {number}"
             items.append(_published_item(root, split, f"{split}-{number:04d}", entry, where))
     if not items:
         raise DataError(f"{root / _ANNOTATIONS}: expected at least one entry, found none.")
     return _corpus(root, folder.resolve().name, "published MI-VQA layout", items)
+
+
+def _entries(file: Path) -> Iterator[tuple[int, Any]]:
+    """The entries of a list in JSON, each with the line where it begins."""
+    text = _text_of(file)
+    entries = _parse(text, str(file))
+    if not isinstance(entries, list):
+        raise DataError(f"{file}: expected a list of entries, got {_kind(entries)}.")
+    decoder, at = json.JSONDecoder(), text.index("[") + 1
+    for entry in entries:
+        while text[at] in _BETWEEN:
+            at += 1
+        yield text.count("\n", 0, at) + 1, entry
+        _, at = decoder.raw_decode(text, at)
 
 
 def _published_item(root: Path, split: Split, name: str, entry: Any, where: str) -> VqaItem:
@@ -186,7 +207,7 @@ def _published_item(root: Path, split: Split, name: str, entry: Any, where: str)
         length = f" of {len(entry)}" if isinstance(entry, list) else ""
         raise DataError(f"{where}: expected [{', '.join(_ENTRY)}], got {_kind(entry)}{length}.")
     template, question, answer = (
-        _text(value, f"{where}: {what}") for what, value in zip(_ENTRY, entry, strict=True)
+        _typed(value, *_TEXT, f"{where}: {what}") for what, value in zip(_ENTRY, entry, strict=True)
     )
     # the folder in it is that of the machine where the file was made
     parts = template.replace("\\", "/").rpartition("/")[2].split("{}")
@@ -236,30 +257,15 @@ def _read_own(folder: Path) -> Corpus:
 def _own_item(folder: Path, record: Any, where: str) -> VqaItem:
     _check_fields(record, where)
     known = {name: value for name, value in record.items() if value is not None}
-    texts = {
-        name: _text(value, f"{where}: {name}") for name, value in known.items() if name != "facts"
-    }
-    pictures = {name: _picture(folder / texts[name], f"{where}: {name}") for name in PICTURES}
-    split = next((known for known in SPLITS if known == texts["split"]), None)
-    if split is None:
+    for name, value in known.items():
+        _typed(value, *_OPTIONAL.get(name, _TEXT), f"{where}: {name}")
+    if known["split"] not in SPLITS:
         raise DataError(
-            f"{where}: split: expected one of {', '.join(SPLITS)}, got '{texts['split']}'."
+            f"{where}: split: expected one of {', '.join(SPLITS)}, got '{known['split']}'."
         )
-    facts = known.get("facts", {})
-    if not isinstance(facts, dict):
-        raise DataError(f"{where}: facts: expected an object, got {_kind(facts)}.")
-    return VqaItem(
-        id=texts["id"],
-        image=pictures["image"],
-        anomaly_map=pictures["anomaly_map"],
-        reconstruction=pictures["reconstruction"],
-        question=_question(texts["question"], f"{where}: question"),
-        answer=texts["answer"],
-        patient=texts.get("patient"),
-        category=texts.get("category", ""),
-        split=split,
-        facts=facts,
-    )
+    _question(known["question"], f"{where}: question")
+    pictures = {name: _picture(folder / known[name], f"{where}: {name}") for name in PICTURES}
+    return VqaItem(**known | pictures)
 
 
 def _check_fields(record: Any, where: str) -> None:
@@ -286,6 +292,10 @@ def _text_of(file: Path) -> str:
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise DataError(
+            f"{where}: expected JSON of a few levels, got it nested too deep; write it again."
+        ) from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise DataError(
@@ -298,9 +308,9 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value)) or f"the {type(value).__name__} {value}"
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{where}: expected a text, got {_kind(value)}.")
+def _typed(value: Any, kinds: tuple[type, ...], words: str, where: str) -> Any:
+    if type(value) not in kinds:  # not isinstance: true and false are no numbers
+        raise DataError(f"{where}: expected {words}, got {_kind(value)}.")
     return value
 
 

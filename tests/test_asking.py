@@ -205,14 +205,11 @@ class TestRefused:
         with pytest.raises(ConfigError, match=r"expected uncertain_below from 0 to 1, got 1\.5"):
             ask(tiny.fitted, tiny_vqa.fitted, tiny.scan, uncertain_below=1.5)
 
-    def test_a_detector_without_reconstruction(self, tiny, tiny_vqa, monkeypatch):
-        predict = QFAE.predict
-        monkeypatch.setattr(
-            *(QFAE, "predict"),
-            lambda self, batch: replace(predict(self, batch), reconstruction=None),
-        )
-        with pytest.raises(ConfigError, match="makes none; fit one that does: qfae or autoencoder"):
-            ask(tiny.fitted, tiny_vqa.fitted, tiny.scan)
+    def test_a_detector_without_calibration(self, tiny, tiny_vqa, monkeypatch):
+        monkeypatch.setattr(QFAE, "predict", None)
+        bare = replace(tiny.fitted, calibration=None)
+        with pytest.raises(ConfigError, match="expected a calibrated detector, got one without"):
+            ask(bare, tiny_vqa.fitted, tiny.scan)
 
     def test_run_folders(self, tiny, tiny_vqa, tmp_path):
         swapped = rf"{tiny_vqa.folder} answers .* ask {tiny.folder} {tiny_vqa.folder} IMAGE\."

@@ -121,6 +121,21 @@ def test_a_few_labelled_images_teach_and_one_image_alone_has_a_score(
         assert found["pixel"]["auroc"]["value"] is not None
 
 
+def test_without_a_reconstruction_there_are_no_triples(sets, tiny, tiny_vqa, command, tmp_path):
+    run, data, out = tmp_path / "run", ["--data", sets, "--dataset", "Brain"], tmp_path / "mivqa"
+    few = ["--shots", 2, "--support", "seed:7", "--out", run, "--set", "fit.epochs=1"]
+    done = command("fit", "mvfa-few", *data, *settings("mvfa-few", tiny), *few)
+    assert done.code == 0, done.err
+    scan = sorted((sets / "Brain/test/Ungood/img").iterdir())[0]
+    asked = ["ask", run, tiny_vqa.folder, scan]
+    for words in (["vqa", "make-triples", run, *data, "--out", out], asked):
+        assert command(*words).error == (
+            "expected a detector that makes a reconstruction, got mvfa, which makes none; fit one "
+            "that does: qfae or autoencoder."
+        )
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("preset", ["mvfa-zero", "iqe-zero"])
 def test_other_data_sets_teach_and_the_target_is_left_out(preset, sets, tiny, command, tmp_path):
     run = tmp_path / "run"

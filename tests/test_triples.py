@@ -54,6 +54,21 @@ def test_patients_splits_and_truth_are_kept(made, tiny):
     assert Counter(names(corpus.items)) == dict.fromkeys(REDUCED, len(rows))
 
 
+def test_items_carry_what_the_detector_says(made, tiny):
+    item = next(i for i in read_corpus(made).test if tiny.scan.stem in i.id)
+    finding = tiny.fitted.score(tiny.scan)
+    assert item.score == pytest.approx(finding.score)
+    assert (item.p_value, item.flagged) == (finding.p_value, finding.flagged)
+    assert isinstance(item.flagged, bool)
+
+
+def test_a_detector_that_can_flag_nothing_says_nothing_of_a_flag(tiny, tmp_path):
+    calibration = replace(tiny.fitted.calibration, scores=tiny.fitted.calibration.scores[:1])
+    few = replace(tiny.fitted, calibration=calibration)
+    make_triples(few, replace(tiny.manifest, rows=tiny.manifest.rows[:1]), tmp_path)
+    assert {item.flagged for item in read_corpus(tmp_path).items} == {None}
+
+
 def test_pictures_are_what_the_detector_shows_on_the_files_grid(made, tiny):
     item = next(i for i in read_corpus(made).test if tiny.scan.stem in i.id)
     finding = tiny.fitted.score(tiny.scan)
@@ -211,20 +226,11 @@ class TestRefused:
             make_triples(tiny.fitted, read_manifest(data), tmp_path / "mivqa")
         assert not (tmp_path / "mivqa" / "triples.jsonl").exists()
 
-    def test_a_detector_without_reconstruction(self, tiny, tmp_path, monkeypatch):
-        predict = QFAE.predict
-        monkeypatch.setattr(
-            *(QFAE, "predict"),
-            lambda self, batch: replace(predict(self, batch), reconstruction=None),
-        )
-        message = r"got qfae, which makes none; fit one that does: qfae or autoencoder\."
-        with pytest.raises(ConfigError, match=message):
-            make_triples(tiny.fitted, tiny.manifest, tmp_path)
-
     def test_a_detector_without_calibration(self, tiny, tmp_path):
         bare = replace(tiny.fitted, calibration=None)
         with pytest.raises(ConfigError, match="expected a calibrated detector, got one without"):
-            make_triples(bare, tiny.manifest, tmp_path)
+            make_triples(bare, tiny.manifest, tmp_path / "mivqa")
+        assert not (tmp_path / "mivqa").exists()
 
 
 def test_the_methods_named_are_those_that_reconstruct():

@@ -24,15 +24,15 @@ from scanomaly.errors import CheckpointError, ConfigError, DataError, ScanomalyE
 from scanomaly.inference import Finding, FittedDetector
 from scanomaly.questions import (
     ANSWERS,
-    NORMAL,
     QUESTIONS,
     Answer,
     best_first,
     classify,
+    contradicts,
     question_of,
 )
 from scanomaly.records import Triple
-from scanomaly.triples import Pictures, triple_pictures
+from scanomaly.triples import Pictures, require_reconstruction, triple_pictures
 from scanomaly.vqa.base import Answerer
 from scanomaly.vqa.checkpoint import FittedAnswerer
 from scanomaly.vqa.images import triple_images
@@ -142,6 +142,7 @@ def ask(
         raise DataError(f'expected at least one question, such as "{STANDARD[0]}"; got none.')
     for text in questions:
         answerer.answerer.packing.prompt(question_of(text).text)  # before anything is computed
+    require_reconstruction(detector)
     finding = detector.score(image)
     pixels = _pixels(image, detector.run.data.window)
     pictures = triple_pictures(detector, pixels, finding)
@@ -240,11 +241,10 @@ class _Judge:
 
     def _contradiction(self, answer: Answer) -> str:
         """In words; empty where detector and text agree, or one of them tells nothing."""
-        name, flagged = answer.question.name, self.finding.flagged
-        found = classify(name, answer.text) if answer.question.closed else None
-        if found is None or self.threshold is None or (found == NORMAL[name]) != flagged:
+        flagged = bool(self.finding.flagged)
+        if self.threshold is None or not contradicts(answer.question, answer.text, flagged):
             return ""
-        said, does, side = CONTRARY[bool(flagged)]
+        said, does, side = CONTRARY[flagged]
         return (
             f'"{answer.text}" to "{answer.question.text}" says {said} abnormal, but the detector '
             f"{does} the image: score {self.finding.score:.4g}, {side} its threshold "

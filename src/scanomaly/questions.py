@@ -137,6 +137,12 @@ def best_first(candidates: Iterable[tuple[str, float]]) -> tuple[tuple[str, floa
     return tuple(sorted(candidates, key=lambda candidate: -candidate[1]))
 
 
+def contradicts(question: Question, text: str, flagged: bool) -> bool:
+    """Whether a closed answer says normal of an image that is flagged, or abnormal of another."""
+    found = classify(question.name, text) if question.closed else None
+    return found is not None and (found == NORMAL[question.name]) == flagged
+
+
 def question_of(text: str) -> Question:
     """The standard question with this text, white space around it aside, else a free one.
 

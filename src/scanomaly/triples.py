@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 RECONSTRUCTING = ("qfae", "autoencoder")
 """Methods that make a reconstruction."""
+RECORD = "with verdict"
+"""What the record of a triple holds; one that holds something else is made anew."""
 UNFINISHED = "unfinished"
 """Folder with the questions of each triple that is done, until all are."""
 
@@ -53,9 +55,9 @@ class Made:
     failed: tuple[str, ...]
 
 
-def require_reconstruction(fitted: FittedDetector, finding: Finding | Scored) -> None:
+def require_reconstruction(fitted: FittedDetector) -> None:
     """Raises ConfigError where the detector cannot make triples: what it lacks, what has it."""
-    if finding.reconstruction is None:
+    if fitted.run.method not in RECONSTRUCTING:
         raise ConfigError(
             f"expected a detector that makes a reconstruction, got {fitted.run.method}, which "
             f"makes none; fit one that does: {' or '.join(RECONSTRUCTING)}."
@@ -72,9 +74,8 @@ def triple_pictures(fitted: FittedDetector, pixels: NDArray[Any], finding: Findi
     """What the detector shows of an image, as an answerer sees it, on the image's own grid.
 
     pixels: (H, W, 3) as read. The map goes through its calibrated range, the same for every image,
-    so that "nothing found" stays black. Raises ConfigError as `require_reconstruction`.
+    so that "nothing found" stays black. For detectors that `require_reconstruction` lets pass.
     """
-    require_reconstruction(fitted, finding)
     assert finding.reconstruction is not None
     shown = as_bytes(fitted.scaled(finding.anomaly_map).clip(0, 1))
     return as_bytes(pixels), np.repeat(shown[..., None], 3, axis=2), finding.reconstruction
@@ -96,6 +97,7 @@ def make_triples(
     DataError for an unusable folder or when no triple could be made, ConfigError for a detector
     that cannot make any.
     """
+    require_reconstruction(fitted)
     _claim(out)
     rows = _usable_rows(manifest)
     _warn_of_training_images(fitted, manifest)
@@ -176,7 +178,7 @@ def _cells_of(rows: Sequence[Row]) -> dict[Path, Cells]:
 def _fingerprint(fitted: FittedDetector, seed: int) -> str:
     """Tells a triple of this detector from one that another made."""
     calibration = "" if fitted.calibration is None else fitted.calibration.to_json()
-    parts = (fitted.run.model_dump_json(), calibration, str(seed), str(MARKED_ABOVE))
+    parts = (fitted.run.model_dump_json(), calibration, str(seed), str(MARKED_ABOVE), RECORD)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -228,8 +230,15 @@ class _Work:
             "detector": self.fingerprint,
             "pictures": [path.relative_to(self.out).as_posix() for path in paths],
             "pairs": pairs,
+            "verdict": self._verdict(finding),
         }
         write_text(self._record(row), json.dumps(record, ensure_ascii=False))
+
+    def _verdict(self, finding: Finding) -> dict[str, float | bool | None]:
+        """What the detector says, as fields of a VqaItem."""
+        calibration = self.fitted.calibration
+        flagged = finding.flagged if calibration is not None and calibration.can_flag else None
+        return {"score": finding.score, "p_value": finding.p_value, "flagged": flagged}
 
     def _evidence(self, row: Row, pictures: Pictures) -> Evidence:
         image, anomaly_map, reconstruction = (_grey(picture) for picture in pictures)
@@ -280,6 +289,7 @@ class _Work:
                 category=facts.kind,
                 split=row.split or "test",
                 facts={name: value for name, value in asdict(facts).items() if _is_known(value)},
+                **record["verdict"],
             )
 
 

@@ -128,6 +128,22 @@ def test_a_patient_that_is_unknown_is_empty(evaluation: VqaEvaluation) -> None:
     assert line["patient"] == ""
 
 
+def test_what_the_detector_says_stands_beside_the_answers(evaluation: VqaEvaluation) -> None:
+    yes, no, *_ = evaluation.rows
+    says = {"score": 0.81234, "p_value": 0.05, "flagged": True}
+    told = tuple(replace(one, item=replace(one.item, **says)) for one in (yes, no))
+    first, second, third = csv.DictReader(io.StringIO(answers_csv([*told, evaluation.rows[8]])))
+    columns = ("score", "p_value", "flagged", "contradicts")
+    assert [first[name] for name in columns] == ["0.81234", "0.05", "1", "1"]
+    assert second["contradicts"] == "0"
+    assert [third[name] for name in columns] == [""] * 4
+    (panel, _) = evaluation.panels
+    text = Page(vqa_html(replace(evaluation, panels=(replace(panel, rows=told),)))).text
+    assert "normal_0_orig; detector: score 0.8123, p = 0.05, flagged as abnormal" in text
+    assert text.count("contradicts the detector") == 1
+    assert "contradicts the detector" not in Page(vqa_html(evaluation)).text
+
+
 def test_metrics_json_holds_every_number(evaluation: VqaEvaluation) -> None:
     content = json.loads(vqa_metrics_json(evaluation))
     assert (content["format"], content["kind"], content["preset"]) == (1, "vqa", "kqf-offline")

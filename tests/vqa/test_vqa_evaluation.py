@@ -159,6 +159,25 @@ class TestNumbers:
         assert set(written["questions"]) == {"C1", "C2", "C3", "O1", *free}
         assert written["number_of_questions"]["free"] == 12
 
+    def test_contradictions_with_the_detector_are_counted(self, tiny_vqa: TinyVqa, saying):
+        """Everything is flagged but the second case, a mass, and the last, of which nothing is
+        known."""
+        pictures = list(dict.fromkeys(item.pictures for item in tiny_vqa.corpus.test))
+        flags = [True, False, True, True, True, None]
+        test = tuple(
+            replace(item, flagged=flags[pictures.index(item.pictures)])
+            for item in tiny_vqa.corpus.test
+        )
+        found = saying(truth, replace(tiny_vqa.corpus, test=test))
+        told = {row.item.id: row.contradicts for row in found.rows if row.question.name == "C1"}
+        assert list(told.values()) == [True, True, True, False, True, None]
+        assert all(row.contradicts is None for row in found.rows if not row.question.closed)
+        assert (
+            "4 of 5 answers to C1 contradict the detector: 3 say normal of a flagged image, 1 "
+            "abnormal of one that is not flagged."
+        ) in found.notes
+        assert not any("contradict" in note for note in saying(truth).notes), "flags unknown"
+
     def test_confusions_count_every_item(self, saying):
         found = saying(lambda item: MASS.get(question_of(item.question).name, ""))
         table = next(r.confusion for r in found.questions if r.question.name == "C2")

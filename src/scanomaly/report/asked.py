@@ -14,7 +14,7 @@ from scanomaly.report.page import PageHead, render, require_extra
 from scanomaly.report.pictures import encoded, picture_of
 from scanomaly.report.tables import DISCLAIMER
 from scanomaly.report.vqa import PICTURES
-from scanomaly.report.vqa_tables import probability
+from scanomaly.report.vqa_tables import probability, verdict_words
 
 if TYPE_CHECKING:
     from scanomaly.asking import Asked
@@ -119,16 +119,11 @@ def _shown(answer: Answer) -> tuple[tuple[str, float], ...]:
 def verdict(asked: Asked) -> str:
     """What the detector says: score, threshold, p-value and flag, as far as it is calibrated."""
     finding = asked.finding
-    parts = [f"score {finding.score:.4g}"]
-    if asked.threshold is not None:
-        parts.append(f"threshold {asked.threshold:.4g}")
-    if finding.p_value is not None:
-        parts.append(f"p = {finding.p_value:.3g}")
-    if asked.threshold is not None:
-        parts.append("flagged as abnormal" if finding.flagged else "not flagged")
-    elif finding.flagged is not None:
-        parts.append("calibrated on too few healthy images to flag any score")
-    return ", ".join(parts)
+    flagged = None if asked.threshold is None else finding.flagged
+    words = verdict_words(finding.score, asked.threshold, finding.p_value, flagged)
+    if asked.threshold is None and finding.flagged is not None:
+        words += ", calibrated on too few healthy images to flag any score"
+    return words
 
 
 def answers_html(asked: Asked) -> str:

@@ -17,11 +17,13 @@ from scanomaly.report.vqa_tables import (
     open_set_lines,
     open_set_signatures,
     probability,
+    verdict_words,
     vqa_lines,
     vqa_metrics_json,
 )
 
 if TYPE_CHECKING:
+    from scanomaly.data.mivqa import VqaItem
     from scanomaly.metrics.closed_answers import Confusion
     from scanomaly.vqa.results import AnsweredItem, QuestionResult, VqaEvaluation, VqaPanel
 
@@ -56,21 +58,29 @@ class QuestionView:
 
 @dataclass(frozen=True, slots=True)
 class AnswerView:
-    """One question about a panel's triple. mark: right, wrong, or empty for an open question."""
+    """One question about a panel's triple. mark: right, wrong, or empty for an open question.
+
+    contradicts: what the detector says.
+    """
 
     question: str
     truth: str
     answer: str
     probability: str
     mark: str
+    contradicts: bool
 
 
 @dataclass(frozen=True, slots=True)
 class PanelView:
-    """A triple, its pictures as data URIs, and what was asked of it."""
+    """A triple, its pictures as data URIs, and what was asked of it.
+
+    verdict: the detector's, empty where it is unknown.
+    """
 
     name: str
     remark: str
+    verdict: str
     pictures: Sequence[tuple[str, str]]
     answers: Sequence[AnswerView]
 
@@ -184,13 +194,25 @@ def _panel_view(rows: Sequence[AnsweredItem], uris: Sequence[str]) -> PanelView:
     return PanelView(
         name=item.category.replace("_", " ") or item.image.stem,
         remark=item.image.stem,
+        verdict=_verdict(item),
         pictures=list(zip(PICTURES, uris, strict=True)),
         answers=[_answer_view(row) for row in rows],
     )
 
 
+def _verdict(item: VqaItem) -> str:
+    if item.score is None:
+        return ""
+    return verdict_words(item.score, None, item.p_value, item.flagged)
+
+
 def _answer_view(row: AnsweredItem) -> AnswerView:
     mark = {True: "right", False: "wrong", None: ""}[row.correct]
     return AnswerView(
-        row.item.question.strip(), row.truth, row.answer, probability(row.log_probability), mark
+        question=row.item.question.strip(),
+        truth=row.truth,
+        answer=row.answer,
+        probability=probability(row.log_probability),
+        mark=mark,
+        contradicts=bool(row.contradicts),
     )

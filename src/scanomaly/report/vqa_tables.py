@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 VQA_FORMAT = 1
 COLUMNS = (
     *("id", "split", "patient", "category", "question_name", "question", "truth", "answer"),
-    *("correct", "log_probability"),
+    *("correct", "log_probability", "score", "p_value", "flagged", "contradicts"),
 )
 
 WORDS: Mapping[str, str] = {
@@ -104,6 +104,20 @@ def probability(log_probability: float) -> str:
     return f"{share:.0f} %" if share >= 1 else f"{share:.1g} %"
 
 
+def verdict_words(
+    score: float, threshold: float | None, p_value: float | None, flagged: bool | None
+) -> str:
+    """What a detector says of an image, as far as it is known."""
+    parts = [f"score {score:.4g}"]
+    if threshold is not None:
+        parts.append(f"threshold {threshold:.4g}")
+    if p_value is not None:
+        parts.append(f"p = {p_value:.3g}")
+    if flagged is not None:
+        parts.append("flagged as abnormal" if flagged else "not flagged")
+    return ", ".join(parts)
+
+
 def vqa_metrics_json(evaluation: VqaEvaluation) -> str:
     """The text of metrics.json: every number of the evaluation, without the single answers."""
     content = {
@@ -139,15 +153,24 @@ def answers_csv(rows: Iterable[AnsweredItem]) -> str:
     writer.writerow(COLUMNS)
     for row in rows:
         item = row.item
-        correct = "" if row.correct is None else int(row.correct)
         writer.writerow(
             [
                 *(item.id, item.split, item.patient or "", item.category),
                 *(row.question.name, item.question, row.truth, row.answer),
-                *(correct, f"{row.log_probability:.6g}"),
+                *(_bit(row.correct), f"{row.log_probability:.6g}"),
+                *(_number(item.score), _number(item.p_value)),
+                *(_bit(item.flagged), _bit(row.contradicts)),
             ]
         )
     return text.getvalue()
+
+
+def _bit(value: bool | None) -> str:
+    return "" if value is None else str(int(value))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
 
 
 def _numbers(rows: Sequence[AnsweredItem]) -> dict[str, int]:

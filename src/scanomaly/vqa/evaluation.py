@@ -276,6 +276,7 @@ def _notes(
             f"{len(outside)} closed answers are outside the vocabulary and count as wrong, such as "
             f"{outside[0].answer[:60]!r}."
         )
+    notes += _contradictions(rows)
     free = {row.question.key for row in rows if row.question.name == FREE}
     if free:
         notes.append(
@@ -289,6 +290,20 @@ def _notes(
     if not majority:
         notes.append("The corpus has no training split: there is no majority answer beside.")
     return notes
+
+
+def _contradictions(rows: Sequence[AnsweredItem]) -> list[str]:
+    """A note where answers to the normal question contradict the detector."""
+    asked = [row for row in rows if row.question.name == OPEN_SET_QUESTION]
+    known = [row for row in asked if row.contradicts is not None]
+    against = [row.item.flagged for row in known if row.contradicts]
+    if not against:
+        return []
+    return [
+        f"{len(against)} of {len(known)} answers to {OPEN_SET_QUESTION} contradict the detector: "
+        f"{against.count(True)} say normal of a flagged image, {against.count(False)} abnormal of "
+        "one that is not flagged."
+    ]
 
 
 def _panels(run: VqaRun, rows: Sequence[AnsweredItem]) -> tuple[VqaPanel, ...]:

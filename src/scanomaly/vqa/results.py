@@ -12,7 +12,7 @@ from scanomaly.config.vqa import VqaRun
 from scanomaly.data.mivqa import VqaItem
 from scanomaly.metrics import Estimate
 from scanomaly.metrics.closed_answers import Confusion
-from scanomaly.questions import Question
+from scanomaly.questions import Question, contradicts
 
 Metrics = Mapping[str, Estimate]
 
@@ -27,6 +27,13 @@ class AnsweredItem:
     answer: str
     log_probability: float
     correct: bool | None
+
+    @property
+    def contradicts(self) -> bool | None:
+        """Whether a closed answer contradicts the detector's flag; None where there is none."""
+        if self.item.flagged is None or not self.question.closed:
+            return None
+        return contradicts(self.question, self.answer, self.item.flagged)
 
 
 @dataclass(frozen=True, slots=True)

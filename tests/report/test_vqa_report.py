@@ -194,7 +194,7 @@ def test_the_page_says_what_it_must(page: Page, evaluation: VqaEvaluation) -> No
     for name, signature in SIGNATURES.items():
         assert signature in page.text, name
     for name in evaluation.closed:
-        assert page.text.count(SIGNATURES[name]) == 2, "in the summary and beside the question"
+        assert page.text.count(SIGNATURES[name]) >= 2, "in the summary and beside the question"
 
 
 def test_panels_show_three_pictures_and_every_answer(page: Page) -> None:

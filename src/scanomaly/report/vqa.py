@@ -23,7 +23,6 @@ from scanomaly.report.vqa_tables import (
 )
 
 if TYPE_CHECKING:
-    from scanomaly.data.mivqa import VqaItem
     from scanomaly.metrics.closed_answers import Confusion
     from scanomaly.vqa.results import AnsweredItem, QuestionResult, VqaEvaluation, VqaPanel
 
@@ -194,13 +193,14 @@ def _panel_view(rows: Sequence[AnsweredItem], uris: Sequence[str]) -> PanelView:
     return PanelView(
         name=item.category.replace("_", " ") or item.image.stem,
         remark=item.image.stem,
-        verdict=_verdict(item),
+        verdict=_verdict(rows[0]),
         pictures=list(zip(PICTURES, uris, strict=True)),
         answers=[_answer_view(row) for row in rows],
     )
 
 
-def _verdict(item: VqaItem) -> str:
+def _verdict(row: AnsweredItem) -> str:
+    item = row.item
     if item.score is None:
         return ""
     return verdict_words(item.score, None, item.p_value, item.flagged)

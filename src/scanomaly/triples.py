@@ -238,8 +238,7 @@ class _Work:
         """What the detector says, as fields of a VqaItem."""
         calibration = self.fitted.calibration
         flagged = finding.flagged if calibration is not None and calibration.can_flag else None
-        score = float(f"{finding.score:.6g}")  # its last digits hang on the batch it came in
-        return {"score": score, "p_value": finding.p_value, "flagged": flagged}
+        return {"score": finding.score, "p_value": finding.p_value, "flagged": flagged}
 
     def _evidence(self, row: Row, pictures: Pictures) -> Evidence:
         image, anomaly_map, reconstruction = (_grey(picture) for picture in pictures)

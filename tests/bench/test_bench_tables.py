@@ -111,6 +111,17 @@ def test_published_support_lists_exist_for_every_few_shot_cell():
                 assert support_list(cell.dataset, run.data.shots)
 
 
+def test_zero_shot_rows_need_every_set_that_teaches():
+    needing = set()
+    for name in TABLES:
+        own = table(name)
+        runs = [resolved(cell.preset, cell.options) for _, _, cell in own.cells()]
+        if any(isinstance(run, Run) and run.data.supervision == "zero_shot" for run in runs):
+            needing.add(name)
+            assert set(own.datasets) in (set(BMAD_SETS), set(STYLE_NAMES)), name
+    assert {"iqe-table1", "iqe-table3", "iqe-table4", "iqe-table5", "iqe-alpha"} < needing
+
+
 def test_known_numbers():
     def number(name: str, row: str, column: str) -> tuple[float | None, float | None]:
         (cell,) = [cell for r, c, cell in table(name).cells() if (r, c) == (row, column)]

@@ -158,6 +158,25 @@ def test_zero_shot_waits_for_the_sets_that_teach(data: Path):
     assert sum(found.missing.values()) == 4
 
 
+def test_what_teaches_is_looked_for_though_no_cell_names_it(data: Path):
+    table = table_of({"zero": both("zero", "Brain"), "few": both("few", "Brain")})
+    wanted = Wanted(table, (1,), ("honest",), lambda seed: data)
+    assert len(plan_table(wanted, data.parent / "bench").tasks) == 2
+    taught = replace(wanted, table=replace(table, teachers=("Brain", "Liver", "Chest")))
+    found = plan_table(taught, data.parent / "bench")
+    assert [job.experiment.data.supervision for job in jobs_of(found)] == ["few_shot"]
+    ((reason, numbers),) = found.missing.items()
+    assert reason.startswith("data set Chest: ")
+    assert numbers == 2
+
+
+def test_sets_that_do_not_teach_change_no_zero_shot_job(data: Path):
+    rows = {"zero": both("zero", "Brain")}
+    before = planned(data, rows).tasks
+    write_set(data / "bottle", IMAGES)
+    assert planned(data, rows).tasks == before
+
+
 def test_missing_weights_are_listed_with_their_remedy(data: Path):
     found = planned(data, {"a": both("heavy", "Brain"), "b": both("few", "Brain")})
     ((reason, numbers),) = found.missing.items()

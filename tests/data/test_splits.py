@@ -267,12 +267,24 @@ def test_an_unknown_target():
     }
 
 
+def test_a_set_of_bmad_is_taught_by_bmad_alone(caplog):
+    bottle = Manifest(cohort("bottle").normals().rows, "bottle", "MVTec layout")
+    sets = [cohort("Brain"), cohort("Chest"), cohort("Liver"), bottle]
+    found = leave_one_out(sets, "liver_AD")
+    assert {r.dataset for r in found} == {"Brain", "Chest"}
+    assert "bottle are not among them and left out" in caplog.text
+    with pytest.raises(DataError, match=r"than Liver \(BMAD's from BMAD's\), and there are none"):
+        leave_one_out(sets[2:], "Liver")
+    with pytest.raises(DataError, match="bottle: expected normal and abnormal images in valid"):
+        leave_one_out([*sets, cohort("Mine")], "Mine")
+
+
 def test_a_set_with_one_class():
-    sets = [cohort("Brain"), Manifest(cohort("Mine").normals().rows, "Mine", "by hand")]
+    sets = [cohort("Spine"), Manifest(cohort("Mine").normals().rows, "Mine", "by hand")]
     with pytest.raises(
         DataError, match=r"Mine: expected normal and abnormal .*valid, found 18 and 0"
     ):
-        leave_one_out(sets, "Brain")
+        leave_one_out(sets, "Spine")
     with pytest.raises(DataError, match=r"in test, found 0 and 0 .*data\.training_folder"):
         leave_one_out(sets, "Mine", folder="test")
 
@@ -288,7 +300,9 @@ def test_siblings(caplog):
     assert "same modality" not in caplog.text
     assert siblings_of("oct2017_AD") == {"Retina_RESC"}
     assert siblings_of("Brain") == siblings_of("mine") == frozenset()
-    with pytest.raises(DataError, match=r"other data sets than Retina_RESC, and there are none"):
+    with pytest.raises(
+        DataError, match=r"than Retina_RESC \(BMAD.s from BMAD.s\), and there are none"
+    ):
         leave_one_out(sets[1:], "RESC", exclude_siblings=True)
 
 

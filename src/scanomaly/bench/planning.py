@@ -18,12 +18,13 @@ from scanomaly.config.run import Run, pretrained_networks
 from scanomaly.config.vqa import VqaRun
 from scanomaly.data.manifest import Manifest, read_manifest, read_manifests
 from scanomaly.data.mivqa import Corpus
+from scanomaly.data.splits import may_teach
 from scanomaly.errors import ConfigError, DataError, WeightsError
 from scanomaly.presets import VQA_PRESETS, preset, vqa_preset
 from scanomaly.warm_starts import warm_start_file
 
 AnyRun = TypeVar("AnyRun", Run, VqaRun)
-OTHERS = "the others, which teach here"
+OTHERS = "the others, which teach it"
 JUDGED = "nli"
 """The family of metrics for which a judge is asked: nli.JUDGE.RELATION."""
 
@@ -96,6 +97,7 @@ class _Planner:
     jobs: dict[str, Job] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     _found: dict[tuple[Path, str], str | DataError] = field(default_factory=dict)
+    _sets: dict[Path, list[Manifest]] = field(default_factory=dict)
 
     def planned(
         self, row: str, column: str, cell: Cell, seed: int, protocol: Protocol
@@ -152,11 +154,11 @@ class _Planner:
 
     def _fingerprint(self, experiment: Run | VqaRun, dataset: str, data: Path) -> str:
         """Of the data that the experiment reads. Raises MissingError naming the set."""
-        shared = isinstance(experiment, Run) and experiment.data.supervision == "zero_shot"
-        if shared:
-            for other in self.wanted.table.datasets:
-                self._of_set(experiment, other, data)
-        return self._of_sets(data) if shared else self._of_set(experiment, dataset, data)
+        if isinstance(experiment, VqaRun) or experiment.data.supervision != "zero_shot":
+            return self._of_set(experiment, dataset, data)
+        for other in self.wanted.table.datasets:
+            self._of_set(experiment, other, data)
+        return self._of_sets(dataset, data)
 
     def _of_set(self, experiment: Run | VqaRun, dataset: str, data: Path) -> str:
         def read() -> str:
@@ -166,11 +168,16 @@ class _Planner:
 
         return self._once(data, dataset, read)
 
-    def _of_sets(self, data: Path) -> str:
-        """Zero-shot: of all sets together, since the others teach."""
-        return self._once(
-            data, OTHERS, lambda: self.fingerprints.of_manifests(read_manifests(data))
-        )
+    def _of_sets(self, target: str, data: Path) -> str:
+        """Zero-shot: of all sets together that teach or are scored."""
+
+        def read() -> str:
+            if data not in self._sets:
+                self._sets[data] = read_manifests(data)
+            sets = self._sets[data]
+            return self.fingerprints.of_manifests(m for m in sets if may_teach(m.dataset, target))
+
+        return self._once(data, f"{target}, and {OTHERS}", read)
 
     def _once(self, data: Path, dataset: str, read: Callable[[], str]) -> str:
         place = (data, dataset)

@@ -217,6 +217,11 @@ def siblings_of(dataset: str) -> frozenset[str]:
     return frozenset().union(*(group - {name} for group in SIBLINGS if name in group))
 
 
+def may_teach(dataset: str, target: str) -> bool:
+    """Whether a set serves zero-shot training: BMAD's are taught by BMAD alone, as published."""
+    return canonical_name(target) is None or canonical_name(dataset) is not None
+
+
 def leave_one_out(
     manifests: Sequence[Manifest],
     target: str,
@@ -224,7 +229,9 @@ def leave_one_out(
     folder: Split = "valid",
     exclude_siblings: bool = False,
 ) -> Manifest:
-    """The labelled images in `folder` of every set but `target`; each row keeps its data set.
+    """The labelled images in `folder` of every set that may teach `target`, not of itself.
+
+    Each row keeps its data set.
 
     Ids and patients get their data set's name in front: the same number elsewhere is someone else.
     Raises DataError for an unknown target, no other set, a set with one class only in `folder`, and
@@ -233,6 +240,14 @@ def leave_one_out(
     left_out = _pick(manifests, target)
     related = siblings_of(left_out.dataset)
     others = [m for m in manifests if m is not left_out]
+    strangers = [m.dataset for m in others if not may_teach(m.dataset, left_out.dataset)]
+    if strangers:
+        logger.warning(
+            "%s: sets of BMAD teach it, as published; %s are not among them and left out.",
+            left_out.dataset,
+            _some(strangers),
+        )
+    others = [m for m in others if may_teach(m.dataset, left_out.dataset)]
     if related and not exclude_siblings and any(m.dataset in related for m in others):
         logger.warning(
             "%s: %s has the same modality and is trained on, as published; leave it out with "
@@ -244,8 +259,8 @@ def leave_one_out(
         others = [m for m in others if m.dataset not in related]
     if not others:
         raise DataError(
-            f"zero-shot training learns from other data sets than {left_out.dataset}, and there "
-            "are none; give a folder of several sets."
+            f"zero-shot training learns from other data sets than {left_out.dataset} (BMAD's from "
+            "BMAD's), and there are none; give a folder of several sets."
         )
     parts = [_labelled(manifest, folder) for manifest in others]
     names = ", ".join(part.dataset for part in parts)

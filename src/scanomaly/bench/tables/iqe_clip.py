@@ -147,6 +147,7 @@ def _ablation(number: str, title: str, rows: Sequence[Ablation]) -> Table:
         gpu_hours=1.5 * len(rows),
         notes=(NUMBERING, SELECTED, "Few-shot: K = 4."),
         compare=tuple((FULL[0], row[0]) for row in rows if row is not FULL),
+        teachers=BMAD_ORDER,
     )
 
 
@@ -210,6 +211,7 @@ def alpha_sweep() -> Table:
             SELECTED,
         ),
         compare=(("alpha = 0.8", "alpha = 0.2"), ("alpha = 0.8", "alpha = 1.0")),
+        teachers=BMAD_ORDER,
     )
 
 

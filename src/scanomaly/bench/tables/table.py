@@ -81,7 +81,8 @@ class Table:
 
     gpu_hours: a rough estimate for one seed under the honest protocol, on one GPU of the size of an
     A100. compare: pairs of row labels whose paired difference a report shows. own_patients: whether
-    every seed has patients of its own, so that seeds are independent.
+    every seed has patients of its own, so that seeds are independent. teachers: data sets that
+    zero-shot rows learn from, where cells of their own do not name them.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Table:
     notes: tuple[str, ...] = ()
     compare: tuple[tuple[str, str], ...] = ()
     own_patients: bool = False
+    teachers: tuple[str, ...] = ()
 
     def cells(self) -> Iterator[tuple[str, str, Cell]]:
         """(row label, column, cell) of every cell, row by row."""
@@ -104,8 +106,9 @@ class Table:
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """The data sets of its cells, each once."""
-        return tuple(dict.fromkeys(cell.dataset for _, _, cell in self.cells()))
+        """The data sets of its cells and those that teach them, each once."""
+        scored = (cell.dataset for _, _, cell in self.cells())
+        return tuple(dict.fromkeys((*scored, *self.teachers)))
 
 
 IMAGE_COLUMN, PIXEL_COLUMN = "{} image", "{} pixel"

@@ -36,6 +36,7 @@ OTHER_SETS = (
     "P-values rank test images among healthy images of other data sets and modalities: they "
     "promise no false-alarm rate here."
 )
+UNTAUGHT = "nothing: the method learns from no image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +146,21 @@ def assign_roles(run: Run, manifest: Manifest) -> Roles:
 
 
 def _normals_only(run: Run, manifest: Manifest) -> Roles:
-    train = manifest.training()
+    healthy, none = manifest.split("valid").normals(), replace(manifest, rows=())
+    train = manifest.training() if run.config.learns or not healthy.rows else none
+    trained_on = _words("train", train) if run.config.learns else UNTAUGHT
     if run.protocol == "paper":
-        none = replace(train, rows=())
         words = "nothing: the published protocol trains on all"
-        return Roles(train, _words("train", train), none, none, words)
-    healthy = manifest.split("valid").normals()
+        return Roles(train, trained_on, none, none, words)
     if healthy.rows:
         words = f"valid: {len(healthy)} healthy images"
-        return Roles(train, _words("train", train), healthy, healthy, words)
+        return Roles(train, trained_on, healthy, healthy, words)
     kept, held = train.hold_out(run.data.calibration_share, run.fit.seed)
     words = f"{len(held)} healthy images held out of train, patient by patient"
     if not held.rows:
         words = "nothing: no healthy image was held out"
-    return Roles(kept, _words("train", kept), held, held, words)
+    trained_on = _words("train", kept) if run.config.learns else UNTAUGHT
+    return Roles(kept, trained_on, held, held, words)
 
 
 def _few_shot(run: Run, manifest: Manifest) -> Roles:
@@ -217,7 +219,8 @@ def _resolved(run: Run, manifest: Manifest, train: Manifest) -> Run:
     run = run.model_copy(update={"config": config})
     if run.data.window is not None:
         return run
-    window = fit_window([row.path for row in train])
+    seen = train if train.rows else manifest.split("valid").normals()
+    window = fit_window([row.path for row in seen])
     if window is not None:
         logger.info("images are deeper than 8 bits: intensities %g to %g become 0 to 1", *window)
     return run.model_copy(update={"data": run.data.model_copy(update={"window": window})})

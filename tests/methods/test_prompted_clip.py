@@ -5,14 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.tiny_anomalib import prompted_clip
+from methods.tiny_anomalib import prompted_clip, winclip
 from methods.tiny_detectors import Images, Weights, batch_of, random_images
 from scanomaly.backbones.clip import build_clip
 from scanomaly.config.fit import FitOptions
+from scanomaly.config.run import Run
+from scanomaly.data.manifest import read_manifest
 from scanomaly.errors import ConfigError
+from scanomaly.fitting import UNTAUGHT, fit
 from scanomaly.methods.prompted_clip import NOT_TRAINED, PromptedClip
 from scanomaly.methods.prompts import ensemble
 from scanomaly.presets import preset
+from scanomaly.run_folder import load_training
+from tiny_runs import write_set
 
 OPTIONS = FitOptions(batch_size=1, accelerator="cpu")
 
@@ -58,6 +63,30 @@ def test_words_come_from_the_data_set(weights: Weights):
     assert config.for_dataset("Retina_RESC").object == "retinal OCT"
     own = config.model_copy(update={"object": "an eye"})
     assert own.for_dataset("Retina_RESC").object == "an eye"
+
+
+ARCHIVE = {("valid", "good"): 4, ("valid", "Ungood"): 2, ("test", "good"): 2}
+"""As MVFA's authors publish a set: without a train folder."""
+
+
+@pytest.mark.parametrize(
+    ("method", "config"), [("prompted_clip", prompted_clip), ("anomalib", winclip)]
+)
+@pytest.mark.parametrize("protocol", ["honest", "paper"])
+def test_what_learns_nothing_needs_no_train_folder(
+    method: str, config, protocol, weights: Weights, tmp_path: Path
+):
+    if method == "anomalib":
+        pytest.importorskip("anomalib", reason="the extra `bench` is not installed")
+    manifest = read_manifest(write_set(tmp_path / "Brain_AD", ARCHIVE, deep=True))
+    run = Run(preset="t", source="tests", method=method, config=config(weights), fit=OPTIONS)
+    fitted = fit(run.under(protocol), manifest, tmp_path / "run")
+    assert fitted is not None
+    record = load_training(tmp_path / "run")
+    assert (record.trained_on, record.images["train"]) == (UNTAUGHT, 0)
+    assert record.images["healthy"] == (4 if protocol == "honest" else 0)
+    assert (fitted.calibration is not None) == (protocol == "honest")
+    assert fitted.run.data.window is not None, "of the healthy images of valid"
 
 
 def test_presets_differ_in_the_clip_alone():

@@ -196,6 +196,10 @@ class AnomalibConfig(MethodConfig):
     """Its stages or blocks that are read, counted from 0. WinCLIP reads what it wants."""
 
     @property
+    def learns(self) -> bool:
+        return not isinstance(self.model, Winclip) or self.model.few_shot
+
+    @property
     def input_spec(self) -> InputSpec:
         return InputSpec(side=self.side, interpolation=self.interpolation, library=self.library)
 

@@ -14,6 +14,11 @@ class Frozen(BaseModel):
 class MethodConfig(Frozen):
     """Everything that decides a detector, besides its training."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether `fit` looks at images; else healthy ones calibrate and nothing more."""
+        return True
+
     def for_dataset(self, name: str) -> Self:
         """The configuration with everything decided that depends on the data set alone."""
         return self

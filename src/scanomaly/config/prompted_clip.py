@@ -16,6 +16,10 @@ class PromptedClipConfig(SidedClipConfig):
     scale: float = Field(default=100.0, gt=0)
     """Of the cosines with text (MVFA specification, section 6)."""
 
+    @property
+    def learns(self) -> bool:
+        return False
+
     def for_dataset(self, name: str) -> Self:
         """With the words of that data set, unless words of one's own were given."""
         return self.model_copy(update={"object": words_for(name, self.object)})

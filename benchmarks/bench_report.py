@@ -86,7 +86,7 @@ def fill(out: Path, runs: int) -> int:
 
 def _numbers(name: str) -> Iterator[tuple[str, str, Cell, int]]:
     for seed in SEEDS:
-        for row, column, cell in TABLES[name]().cells():
+        for row, column, cell in TABLES[name]().experiments():
             yield row, column, cell, seed
 
 

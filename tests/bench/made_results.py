@@ -17,7 +17,7 @@ COLUMNS = ("Brain image", "Brain pixel", "Chest image")
 IMAGES, PATIENTS = 40, 10
 
 
-def cells(preset: str, published: Sequence[float | None]) -> dict[str, Cell]:
+def cells(preset: str | None, published: Sequence[float | None]) -> dict[str, Cell]:
     metrics = ("image.auroc", "pixel.auroc", "image.auroc")
     datasets = ("Brain", "Brain", "Chest")
     return {

@@ -9,7 +9,7 @@ from scanomaly.bench import tables
 from scanomaly.bench.tables import TableRow
 from scanomaly.cli.bench import _pair
 from scanomaly.errors import ConfigError
-from scanomaly.report.bench_tables import MINUS
+from scanomaly.report.bench_tables import MINUS, NOTHING
 
 
 @pytest.fixture
@@ -28,6 +28,26 @@ def bench(tmp_path, small):
     results["MVFA, K = 4", "Brain image", 1, "honest"] = None
     write_bench(tmp_path / "bench", small, results)
     return tmp_path / "bench"
+
+
+RIVAL = TableRow("rival", cells(None, (77.7, 66.6, 55.5)))
+
+
+def test_rows_that_are_only_printed(small, monkeypatch, tmp_path, command):
+    table = small_table(rows=(*small_table().rows, RIVAL))
+    monkeypatch.setattr(tables, "TABLES", {"small": lambda: table})
+    listed = command("bench", "list", "small").out
+    assert "published only" in listed
+    assert "77.7" in listed
+    assert "of 6 numbers" in listed
+    write_bench(tmp_path, table, full_results())
+    done = command("bench", "report", tmp_path)
+    assert "12 of 12 runs finished" in done.out
+    assert "missing" not in done.out
+    text = (tmp_path / "report" / "small.md").read_text("utf-8")
+    assert f"| rival | 77.7 | {NOTHING} |  |  |  |  | published only |" in text
+    page = (tmp_path / "report" / "small.html").read_text("utf-8")
+    assert f'<td class="number">77.7</td><td class="number">{NOTHING}</td>' in page
 
 
 def test_list_names_every_table_and_what_it_needs(small, command):

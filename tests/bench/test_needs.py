@@ -43,6 +43,11 @@ def test_weights_alone_do_not_make_a_table_run_offline():
     assert not needs.runs_offline
 
 
+def test_printed_rows_need_nothing():
+    needs = needs_of(table("mvfa-table1"), here(OPENAI))
+    assert (needs.ready, needs.numbers) == (18, 27)  # WinCLIP has another CLIP
+
+
 def test_judges_are_weights_too():
     needs = needs_of(table("kqf-nli"), here())
     assert set(JUDGES.values()) < set(needs.weights)

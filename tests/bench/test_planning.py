@@ -209,6 +209,14 @@ def test_answerers_have_one_protocol_and_their_judges(data: Path):
     assert jobs_of(here)[0].judges == ()
 
 
+def test_a_printed_row_is_no_job(data: Path):
+    printed = {"Brain image": Cell(None, "Brain", "image.auroc", 80.0)}
+    found = planned(data, {"row": both("few", "Brain"), "rival": printed})
+    assert {cell.row for cell in found.plan.cells} == {"row"}
+    assert len(found.tasks) == 1
+    assert not found.missing
+
+
 def test_a_missing_folder_is_an_error(tmp_path: Path):
     with pytest.raises(DataError, match=r"nowhere: expected a folder of data sets.*check --data"):
         planned(tmp_path / "nowhere", {"row": both("few", "Brain")})

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from bench.made_results import full_results, made_result, small_table, write_bench
-from scanomaly.bench.comparison import ComparedCell
+from bench.made_results import cells, full_results, made_result, small_table, write_bench
+from scanomaly.bench.comparison import ComparedCell, Numbers
 from scanomaly.bench.findings import Findings, findings
+from scanomaly.bench.tables import TableRow
 from scanomaly.report.bench import bench_html, bench_markdown, write_bench_report
 from scanomaly.report.bench_tables import MINUS, bench_csv, size_tables
 from scanomaly.report.page import MissingExtraError
@@ -72,6 +73,7 @@ def spread(cell: ComparedCell) -> str:
 def test_numbers_in_the_page(found):
     (cell,) = [c for c in found.cells if (c.row, c.column) == ("good", "Brain image")]
     text = text_of(bench_html(found))
+    assert cell.within_noise is False
     row = (
         f"good 90 {cell.ours.mean:.1f} {spread(cell)} {cell.difference:+.1f} "
         f"{cell.honest.mean:.1f} {cell.gap:+.1f} as published"
@@ -111,6 +113,36 @@ def test_a_difference_within_noise_is_marked(noisy):
     warning = "1 of 1 paired differences are within noise"
     assert warning in page
     assert warning in text
+
+
+def test_a_published_number_within_our_noise_is_marked(tmp_path):
+    results = full_results()
+    (mean,) = {made_result("Chest", 1, 2.5).metrics["image.auroc"].value}
+    near = cells("mvfa-few", (1.0, 90.1, 100 * mean))  # pixel values of both seeds: 90
+    table = small_table(rows=(TableRow("good", near), small_table().rows[1]))
+    write_bench(tmp_path, table, results)
+    found = findings(tmp_path, table)
+    verdicts = {one.column: one.within_noise for one in found.cells if one.row == "good"}
+    assert verdicts == {"Brain image": False, "Brain pixel": False, "Chest image": True}
+    (chest,) = [one for one in found.cells if (one.row, one.column) == ("good", "Chest image")]
+    assert chest.ours.low < 100 * mean < chest.ours.high
+    marked = f"{chest.difference:+.1f} (within noise)"
+    assert marked in bench_markdown(found)
+    assert marked in text_of(bench_html(found))
+    warning = "differences from published numbers are within noise: the paper's number lies in our"
+    assert warning in bench_markdown(found)
+    rows = list(csv.DictReader(io.StringIO(bench_csv(found))))
+    assert [row["within_noise"] for row in rows[:3]] == ["no", "no", "yes"]
+
+
+def test_without_an_interval_the_seeds_decide(found):
+    (one,) = [c for c in found.cells if (c.row, c.column) == ("good", "Brain image")]
+    for published, verdict in ((80.5, True), (79.0, True), (78.9, False)):
+        ours = Numbers(80.0, 1.0, None, None, (1, 2), (79.0, 81.0))
+        cell = replace(one.cell, published=published)
+        assert replace(one, cell=cell, ours=ours).within_noise is verdict
+        single = replace(ours, std=None)
+        assert replace(one, cell=cell, ours=single).within_noise is None
 
 
 def test_clear_differences_bring_no_warning(found):

@@ -68,6 +68,20 @@ class ComparedCell:
         return self.ours.mean - self.cell.published
 
     @property
+    def within_noise(self) -> bool | None:
+        """Whether other patients, else other seeds, alone could make the difference.
+
+        The published number lies in our interval, or, without one, within one standard deviation
+        over our seeds; None where we know neither.
+        """
+        ours, difference = self.ours, self.difference
+        if ours is None or difference is None:
+            return None
+        if ours.low is not None and ours.high is not None:
+            return ours.low <= ours.mean - difference <= ours.high
+        return None if ours.std is None else abs(difference) <= ours.std
+
+    @property
     def gap(self) -> float | None:
         """Over the seeds that have both."""
         if self.ours is None or self.honest is None or self.protocol == HONEST:
@@ -172,7 +186,7 @@ def _compared(
         ours=as_published or honest,
         protocol=PAPER if as_published else HONEST,
         honest=honest,
-        missing=_missing(results, metric, planned),
+        missing=() if cell.preset is None else _missing(results, metric, planned),
     )
 
 

@@ -15,7 +15,10 @@ from scanomaly.config.run import pretrained_networks
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Of one table. ready: numbers whose weights are on this machine; their data may not be."""
+    """Of one table. numbers: that are run here; ready: those whose weights are on this machine.
+
+    Their data may not be.
+    """
 
     datasets: tuple[str, ...]
     weights: tuple[str, ...]
@@ -34,8 +37,8 @@ def needs_of(table: Table, place: Callable[[str], Path | None] = find) -> Needs:
     """place: where the weights of a name are."""
     weights: dict[str, bool] = {}
     ready = numbers = 0
-    asked: dict[tuple[str, tuple[str, ...], str | None], list[str]] = {}
-    for _, _, cell in table.cells():
+    asked: dict[tuple[str | None, tuple[str, ...], str | None], list[str]] = {}
+    for _, _, cell in table.experiments():
         key = (cell.preset, cell.options, judge_of(cell))
         if key not in asked:
             asked[key] = _weights(cell, table.seeds[0])

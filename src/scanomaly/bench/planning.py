@@ -74,7 +74,7 @@ def plan_table(wanted: Wanted, out: Path) -> Planned:
         planner.planned(row, column, cell, seed, protocol)
         for seed in wanted.seeds
         for protocol in wanted.protocols
-        for row, column, cell in wanted.table.cells()
+        for row, column, cell in wanted.table.experiments()
     ]
     for task in planner.tasks.values():
         planner.jobs[task.digest].save(task.folder)
@@ -141,7 +141,7 @@ class _Planner:
         """The judges of all cells of this cell's experiment, so that one job serves them all."""
         asked = {judge_of(cell)} | {
             judge_of(other)
-            for _, _, other in self.wanted.table.cells()
+            for _, _, other in self.wanted.table.experiments()
             if _experiment_words(other) == _experiment_words(cell)
         }
         names = sorted(name for name in asked if name is not None)
@@ -205,6 +205,7 @@ def experiment_of(
     cell: Cell, seed: int, protocol: Protocol, options: Sequence[str] = ()
 ) -> Run | VqaRun:
     """A cell's experiment, with everything decided. Raises ConfigError naming the preset."""
+    assert cell.preset is not None  # experiments alone are planned
     assignments = [f"fit.seed={seed}"]
     assignments += [option.replace(SEED_PLACE, str(seed)) for option in (*cell.options, *options)]
     if cell.preset in VQA_PRESETS:
@@ -222,7 +223,7 @@ def _with(run: AnyRun, assignments: Sequence[str]) -> AnyRun:
         raise ConfigError(f"preset {run.preset}: {error}") from error
 
 
-def _experiment_words(cell: Cell) -> tuple[str, str, tuple[str, ...]]:
+def _experiment_words(cell: Cell) -> tuple[str | None, str, tuple[str, ...]]:
     return cell.preset, cell.dataset, cell.options
 
 

@@ -268,7 +268,9 @@ def _show_table(table: Table) -> None:
     typer.echo(f"{table.name}: {table.title}\n{table.source}\n")
     grid = Grid("row", "presets and options", *table.columns, box=None, pad_edge=False)
     for row in table.rows:
-        used = dict.fromkeys(" ".join((c.preset, *c.options)) for c in row.cells.values())
+        used = dict.fromkeys(
+            " ".join((c.preset or "published only", *c.options)) for c in row.cells.values()
+        )
         cells = [row.cells.get(name) for name in table.columns]
         numbers = [None if cell is None else cell.published for cell in cells]
         words = ["" if number is None else f"{number:g}" for number in numbers]
@@ -319,10 +321,11 @@ def bench_report(
 
 def _finding_words(found: Findings) -> str:
     lacking = sum(bool(cell.missing) for cell in found.cells)
+    numbers = sum(1 for _ in found.table.experiments())
     noise = sum(line.within_noise for line in found.differences)
     words = [f"{found.finished} of {found.planned} runs finished"]
     if lacking:
-        words.append(f"{lacking} of {len(found.cells)} numbers missing or not complete")
+        words.append(f"{lacking} of {numbers} numbers missing or not complete")
     if noise:
         words.append(f"{noise} of {len(found.differences)} differences within noise")
     return ", ".join(words)

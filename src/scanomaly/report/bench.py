@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from scanomaly.files import write_text
 from scanomaly.report.bench_tables import (
     INCOMPLETE,
+    WITHIN_NOISE,
     bench_csv,
     columns,
     difference_line,
@@ -146,8 +147,9 @@ def _beside_published(findings: Findings) -> list[str]:
         cells = [
             (
                 f"{line.row}{INCOMPLETE if line.incomplete else ''}",
-                *(line.published, line.ours, line.spread, line.difference, line.honest, line.gap),
-                line.protocol,
+                *(line.published, line.ours, line.spread),
+                f"{line.difference} ({WITHIN_NOISE})" if line.noise else line.difference,
+                *(line.honest, line.gap, line.protocol),
             )
             for line in rows
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 CSV_COLUMNS = (
     *("table", "row", "column", "dataset", "preset", "options", "metric", "protocol", "published"),
-    *("published_std", "ours", "std", "low", "high", "seeds", "difference", "honest"),
-    *("honest_std", "gap", "missing"),
+    *("published_std", "ours", "std", "low", "high", "seeds", "difference", "within_noise"),
+    *("honest", "honest_std", "gap", "missing"),
 )
+WITHIN_NOISE = "within noise"
+VERDICTS: Mapping[bool | None, str] = {None: "", True: "yes", False: "no"}
+NOTHING = "\N{EN DASH}"
+"""In place of a number that there is not."""
+PUBLISHED_ONLY = "published only"
 PROTOCOLS = {"paper": "as published", "honest": "honest"}
 MINUS = "\N{MINUS SIGN}"
 INCOMPLETE = "*"
@@ -42,6 +47,8 @@ class CellLine:
     gap: str
     protocol: str
     incomplete: bool
+    noise: bool
+    """Whether the difference says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +92,18 @@ def columns(findings: Findings) -> list[tuple[str, list[CellLine]]]:
 
 def cell_line(compared: ComparedCell) -> CellLine:
     digits, ours = compared.digits, compared.ours
+    unknown = PUBLISHED_ONLY if compared.cell.preset is None else ""
     return CellLine(
         row=compared.row,
-        published=_published(compared.cell.published, compared.cell.published_std),
-        ours="" if ours is None else f"{ours.mean:.{digits}f}",
+        published=_published(compared.cell.published, compared.cell.published_std) or NOTHING,
+        ours=NOTHING if ours is None else f"{ours.mean:.{digits}f}",
         spread="" if ours is None else _spread(ours, digits),
         difference=_signed(compared.difference, digits),
         honest="" if compared.honest is None else f"{compared.honest.mean:.{digits}f}",
         gap=_signed(compared.gap, digits),
-        protocol="" if ours is None else PROTOCOLS[compared.protocol],
+        protocol=unknown if ours is None else PROTOCOLS[compared.protocol],
         incomplete=bool(compared.missing),
+        noise=compared.within_noise is True,
     )
 
 
@@ -180,7 +189,7 @@ def difference_line(line: RowDifference) -> DifferenceLine:
     bounds = ""
     if estimate.low is not None and estimate.high is not None:
         bounds = f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}"
-    words = "within noise" if line.within_noise else "clear" if bounds else estimate.why or ""
+    words = WITHIN_NOISE if line.within_noise else "clear" if bounds else estimate.why or ""
     return DifferenceLine(
         rows=f"{line.first} {MINUS} {line.second}",
         column=line.column,
@@ -193,15 +202,23 @@ def difference_line(line: RowDifference) -> DifferenceLine:
 
 
 def noise_warnings(findings: Findings) -> list[str]:
-    """One sentence where differences that the report shows may be chance."""
+    """A sentence for each kind of difference that the report shows and that may be chance."""
+    warnings = []
+    judged = [cell.within_noise for cell in findings.cells if cell.within_noise is not None]
+    if any(judged):
+        warnings.append(
+            f"{sum(judged)} of {len(judged)} differences from published numbers are within noise: "
+            "the paper's number lies in our 95 % interval or, where there is none, within the "
+            "deviation over our seeds."
+        )
     noisy = [line for line in findings.differences if line.within_noise]
     known = [line for line in findings.differences if line.difference.p is not None]
-    if not noisy:
-        return []
-    return [
-        f"{len(noisy)} of {len(known)} paired differences are within noise: their 95 % interval "
-        "holds 0, so that other patients alone could turn them."
-    ]
+    if noisy:
+        warnings.append(
+            f"{len(noisy)} of {len(known)} paired differences are within noise: their 95 % "
+            "interval holds 0, so that other patients alone could turn them."
+        )
+    return warnings
 
 
 def size_tables(lines: Sequence[SizeLine]) -> list[SizeTable]:
@@ -278,6 +295,7 @@ def bench_csv(findings: Findings) -> str:
                 *((_cell(ours.low), _cell(ours.high)) if ours else ("", "")),
                 " ".join(map(str, ours.seeds)) if ours else "",
                 _cell(one.difference),
+                VERDICTS[one.within_noise],
                 *((_cell(honest.mean), _cell(honest.std)) if honest else ("", "")),
                 _cell(one.gap),
                 " | ".join(one.missing),

@@ -54,12 +54,13 @@ PLAIN = frozenset({"open.cider"})
 class Cell:
     """One experiment of a table and the number it must give.
 
-    preset: of `fit` or `vqa fit`. options: as of --set. dataset: name in a BMAD-style folder.
-    metric: as in metrics.json, such as "image.auroc". published: in percent, CIDEr as it is, None
-    if the paper has none (for us: our own tables); published_std: over the paper's runs.
+    preset: of `fit` or `vqa fit`; None: printed in the paper and not run here. options: as of
+    --set. dataset: name in a BMAD-style folder. metric: as in metrics.json, such as "image.auroc".
+    published: in percent, CIDEr as it is, None if the paper has none (for us: our own tables);
+    published_std: over the paper's runs.
     """
 
-    preset: str
+    preset: str | None
     dataset: str
     metric: str
     published: float | None = None
@@ -104,6 +105,10 @@ class Table:
                 if column in row.cells:
                     yield row.label, column, row.cells[column]
 
+    def experiments(self) -> Iterator[tuple[str, str, Cell]]:
+        """The same of the cells that are run here."""
+        return (place for place in self.cells() if place[2].preset is not None)
+
     @property
     def datasets(self) -> tuple[str, ...]:
         """The data sets of its cells and those that teach them, each once."""
@@ -132,7 +137,7 @@ def auroc_columns(datasets: Sequence[str]) -> tuple[str, ...]:
 
 def auroc_row(
     label: str,
-    preset: str,
+    preset: str | None,
     published: Numbers,
     options: Sequence[str] = (),
     std: Numbers | None = None,

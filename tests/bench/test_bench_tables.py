@@ -17,6 +17,7 @@ from scanomaly.data.phantom import STYLES
 from scanomaly.data.splits import support_list
 from scanomaly.errors import ConfigError
 from scanomaly.presets import VQA_PRESETS, preset, vqa_preset
+from scanomaly.presets.baselines import BASELINE_PRESETS
 
 NAMED_IN_THE_PLAN = {
     *(f"qfae-table{number}" for number in ("1", "2a", "2b", "2c", "2d", "3", "4", "5", "8", "12")),
@@ -137,6 +138,12 @@ def test_known_numbers():
     assert number("iqe-table5", "full", "few-shot pixel") == (97.14, None)
     assert number("kqf-table1", "ViT, KQF concat", "CIDEr") == (2.84, None)
     assert number("kqf-table2", "channel with", "known ACC") == (91.18, None)
+
+
+def test_every_baseline_that_works_offline_is_in_a_table():
+    ours = [cell for name in ("offline", "offline-slow") for _, _, cell in table(name).cells()]
+    offline = {name for name in BASELINE_PRESETS if "offline" in name or "tiny" in name}
+    assert offline <= {cell.preset for cell in ours}
 
 
 def test_rows_that_are_only_printed_have_numbers_and_no_experiment():

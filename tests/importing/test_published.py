@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from published_files import saved
+from published_files import mvfa, mvfa_content, saved
 from torch import nn
 
 from scanomaly.errors import CheckpointError
@@ -22,6 +22,23 @@ def test_nested_state_dicts_and_parameters(tmp_path):
     assert found.shapes == {"part.weight": (2,), "token": (3,)}
     assert len(found.sha256) == 64
     assert not found.strange
+
+
+@pytest.mark.slow
+def test_a_file_of_full_size(tmp_path):
+    """MVFA's: 50 MB of values under the published keys, each read back as it was."""
+    torch.manual_seed(0)
+    tensors = {name: torch.randn(shape) for name, shape in mvfa().items()}
+    file = saved(mvfa_content(tensors), tmp_path / "few-shot" / "Brain.pth")
+    assert file.stat().st_size > 50e6
+    found = read_published(file)
+    assert found.shapes == mvfa()
+    assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
+    assert (found.strange, found.training_state) == ((), ())
+    broken = tmp_path / "broken.pth"
+    broken.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"broken\.pth cannot be read as a checkpoint"):
+        read_published(broken)
 
 
 def test_the_older_format_of_torch(tmp_path):

@@ -218,8 +218,8 @@ def open_gain(
 ) -> dict[str, Estimate]:
     """Paired differences of open metrics."""
     own, other = paired(ours, theirs, questions)
-    texts = [[each.answer for each in given] for given in (own, other)]
-    return open_differences(*texts, [each.truth for each in own], groups(own))
+    said, others_said = ([each.answer for each in given] for given in (own, other))
+    return open_differences(said, others_said, [each.truth for each in own], groups(own))
 
 
 def scored_on_validation(corpus: Corpus) -> Corpus:

@@ -21,13 +21,16 @@ import tiny_pretraining
 from scanomaly.backbones.clip import build_clip, tokenize
 from scanomaly.backbones.weights import INVENTORY, fetch, find, locate
 from scanomaly.config.backbones import ClipConfig
+from scanomaly.data.foreign import paste
 from scanomaly.errors import ConfigError, FitError, FitInterrupted, WeightsError
 from scanomaly.presets import preset
 from scanomaly.presets.offline import OFFLINE_PRESETS
 from scanomaly.pretraining.contrastive import Contrast, count_values, make_network
-from scanomaly.pretraining.distillation import Distillation, RememberingDropout, patch_tokens
+from scanomaly.pretraining.distillation import Distillation
 from scanomaly.pretraining.export import WEIGHTS
+from scanomaly.pretraining.foreign import Foreign
 from scanomaly.pretraining.pairs import Pairs
+from scanomaly.pretraining.patches import RememberingDropout, patch_tokens
 from scanomaly.pretraining.recipe import RECIPES, Recipe, recipe
 from scanomaly.pretraining.retrieval import retrieval
 from scanomaly.pretraining.run import pretrain
@@ -219,7 +222,9 @@ class TestPairs:
 
     def test_equal_facts_count_as_matches(self, pairs):
         network = make_network(TINY)
-        contrast = Contrast(network.eval(), TINY.model_copy(update={"distillation": None}))
+        contrast = Contrast(
+            network.eval(), TINY.model_copy(update={"distillation": None, "foreign": None})
+        )
         batch = pairs.collate([pairs[Draw(None, index)] for index in (0, 1, 3)])  # low middle low
         image, text = contrast.image_features(batch.images(SIDE)), contrast.text_features(batch.ids)
         logits = network.logit_scale.exp() * image @ text.T
@@ -249,7 +254,7 @@ class TestPairs:
         assert retrieval(contrast, pairs, 0)[:2] == (0.0, 0.0)
 
 
-class TestDistillation:
+class TestPatches:
     def test_kept_patches_are_those_it_names(self):
         torch.manual_seed(0)
         dropout = RememberingDropout(0.5)
@@ -264,6 +269,8 @@ class TestDistillation:
         assert torch.equal(dropout.eval()(tokens), tokens)
         assert dropout.kept is None
 
+
+class TestDistillation:
     def test_targets_lie_where_the_teacher_saw_them_and_count_alike(self):
         assert TINY.distillation is not None
         distillation = Distillation(TINY.distillation, width=32, grid=3)
@@ -274,14 +281,14 @@ class TestDistillation:
         torch.testing.assert_close(targets.mean((0, 1)), torch.zeros(64), atol=1e-4, rtol=0)
         torch.testing.assert_close(targets.std((0, 1)), torch.ones(64), atol=0.02, rtol=0)
         kept = torch.tensor([[8, 0]]).expand(8, 2)
-        tokens = [torch.randn(8, 9, 32) for _ in TINY.distillation.blocks]
-        some = [level.take_along_dim(kept[:, :, None], dim=1) for level in tokens]
+        tokens = {block: torch.randn(8, 9, 32) for block in TINY.distillation.blocks}
+        some = {b: level.take_along_dim(kept[:, :, None], dim=1) for b, level in tokens.items()}
         whole = [
             [F.smooth_l1_loss(head(level)[:, [8, 0]], targets[:, [8, 0]], reduction="none")]
-            for head, level in zip(distillation.heads, tokens, strict=True)
+            for head, level in zip(distillation.heads, tokens.values(), strict=True)
         ]
         stages = [part.mean() for (loss,) in whole for part in (loss[..., :24], loss[..., 24:])]
-        expected = torch.stack(stages).mean()
+        expected = TINY.distillation.weight * torch.stack(stages).mean()
         torch.testing.assert_close(distillation.loss(images, some, kept), expected)
 
     def test_patch_tokens_learn_to_tell_what_the_teacher_sees(self, pretrained, pairs):
@@ -299,7 +306,7 @@ class TestDistillation:
                 network.load_state_dict(state)
             with torch.no_grad(), patch_tokens(network, (1,)) as tokens:
                 network.encode_image((images - 0.5) / 0.5)
-            seen, wanted = tokens[0].flatten(0, 1), teacher.targets(images).flatten(0, 1)
+            seen, wanted = tokens[1].flatten(0, 1), teacher.targets(images).flatten(0, 1)
             seen = torch.cat([seen, torch.ones(len(seen), 1)], dim=1)
             half = len(seen) // 2
             found = torch.linalg.lstsq(seen[:half], wanted[:half]).solution
@@ -311,8 +318,41 @@ class TestDistillation:
         assert contrast.distillation is not None
         named = dict(contrast.named_parameters())
         own = {name.split(".")[0] for name in named}
-        assert own == {"network", "distillation"}
+        assert own == {"network", "distillation", "foreign"}
         assert all("heads" in name for name in named if name.startswith("distillation"))
+
+
+class TestForeign:
+    @pytest.fixture
+    def images(self, pairs: Pairs) -> torch.Tensor:
+        batch = pairs.collate([pairs[Draw(None, index)] for index in range(0, 192, 3)])
+        return F.interpolate(batch.images(SIDE), size=96)
+
+    def test_the_loss_is_of_the_kept_patches(self):
+        assert TINY.foreign is not None
+        lesson = Foreign(TINY.foreign, width=32, grid=3)
+        tokens = torch.randn(4, 9, 32)
+        where = torch.rand(4, 9) < 0.5
+        kept = torch.tensor([[8, 0, 3]]).expand(4, 3)
+        some = {1: tokens[:, [8, 0, 3]]}
+        logits = lesson.heads[0](tokens)[..., 0][:, [8, 0, 3]]
+        chances, wanted = logits.sigmoid(), where[:, [8, 0, 3]]
+        each = torch.where(wanted, -4 * chances.log(), -(1 - chances).log())
+        torch.testing.assert_close(
+            lesson.loss(some, kept, where), TINY.foreign.weight * each.mean()
+        )
+
+    def test_patches_are_foreign_where_enough_of_them_is(self, images):
+        assert TINY.foreign is not None
+        lesson = Foreign(TINY.foreign, width=32, grid=12)
+        torch.manual_seed(0)
+        made, where = lesson.paste(images)
+        torch.manual_seed(0)
+        again, changed = paste(images, TINY.foreign.regions)
+        assert torch.equal(made, again)
+        share = changed.unfold(2, 8, 8).unfold(3, 8, 8).mean(dim=(-1, -2))[:, 0].flatten(1)
+        assert torch.equal(where, share > 0.3)
+        assert where.any()
 
 
 class TestRecipe:

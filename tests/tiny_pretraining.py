@@ -18,6 +18,7 @@ from scanomaly.data.phantom.simulate import PRE_TRAINING
 from scanomaly.data.phantom.styles.style import Style, StyledSlice
 from scanomaly.pretraining.recipe import (
     DistillationRecipe,
+    ForeignRecipe,
     Recipe,
     Sizes,
     TextSizes,
@@ -90,6 +91,7 @@ TINY = Recipe(
         stages=(1, 2),
         blocks=(0, 1),
     ),
+    foreign=ForeignRecipe(blocks=(1,), weight=0.5),
     fit=FitOptions(
         epochs=20, batch_size=32, learning_rate=3e-3, precision="bf16", accelerator="cpu", seed=3
     ),
@@ -101,7 +103,7 @@ def main(out: Path, devices: int) -> Path:
     from scanomaly.pretraining.run import pretrain
 
     fields = {"fit.epochs": 1, "fit.precision": "fp32", "fit.devices": devices}
-    exact = TINY.with_values({**fields, "patch_dropout": 0.0})
+    exact = TINY.model_copy(update={"foreign": None}).with_values({**fields, "patch_dropout": 0.0})
     pretrain(out, exact, STYLES, caption)
     return out / exact.name
 

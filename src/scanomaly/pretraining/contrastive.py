@@ -1,6 +1,7 @@
 """CLIP's contrastive loss on open_clip's own network, with every pair of equal facts as a match.
 
-Beside it, if the recipe says so, the loss of what another network teaches the patch tokens.
+Beside it, if the recipe says so, what the patch tokens learn: from another network, and which
+places do not belong.
 
 B pairs, W processes, T tokens, E width of features
 """
@@ -16,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scanomaly.errors import ConfigError
-from scanomaly.pretraining.distillation import Distillation, RememberingDropout, patch_tokens
+from scanomaly.pretraining.distillation import Distillation
+from scanomaly.pretraining.foreign import Foreign
 from scanomaly.pretraining.pairs import PairBatch
+from scanomaly.pretraining.patches import RememberingDropout, patch_tokens
 from scanomaly.pretraining.recipe import Recipe
 
 HIGHEST_SCALE = math.log(100)
@@ -43,12 +46,14 @@ class Contrast(nn.Module):
     def __init__(self, network: Any, recipe: Recipe) -> None:
         super().__init__()
         self.network = network
-        self.distillation: Distillation | None = None
-        if recipe.distillation is not None:
-            vision = recipe.sizes.vision_cfg
-            grid = vision.image_size // vision.patch_size
-            self.distillation = Distillation(recipe.distillation, vision.width, grid)
-        self.side = recipe.sizes.vision_cfg.image_size
+        vision = recipe.sizes.vision_cfg
+        sizes = vision.width, vision.image_size // vision.patch_size
+        own, foreign = recipe.distillation, recipe.foreign
+        self.distillation = None if own is None else Distillation(own, *sizes)
+        self.foreign = None if foreign is None else Foreign(foreign, *sizes)
+        lessons = (own, foreign)
+        self._blocks = sorted({b for each in lessons if each is not None for b in each.blocks})
+        self.side = vision.image_size
         self._mean, self._std = torch.tensor([recipe.mean, recipe.std])[:, :, None, None]
 
     def image_features(self, images: Tensor) -> Tensor:
@@ -66,15 +71,16 @@ class Contrast(nn.Module):
         return F.normalize((network.ln_final(rows) @ network.text_projection).float(), dim=-1)
 
     def loss(self, batch: PairBatch) -> Tensor:
-        """Cross-entropy over the batch of all processes, both ways, averaged; plus distillation.
+        """Cross-entropy over the batch of all processes, both ways; plus what patch tokens learn.
 
         Simulated patients share few facts: images whose captions say the same are no mistake, so
         they share the target (UniCL, arXiv 2204.03610).
         """
         batch = batch.to(self.network.logit_scale.device)
-        images = batch.images(self.side)
-        blocks = () if self.distillation is None else self.distillation.recipe.blocks
-        with patch_tokens(self.network, blocks) as tokens:
+        images, foreign = batch.images(self.side), None
+        if self.foreign is not None:
+            images, foreign = self.foreign.paste(images)
+        with patch_tokens(self.network, self._blocks) as tokens:
             image = _of_all_processes(self.image_features(images))
         text = _of_all_processes(self.text_features(batch.ids))
         kind = _of_all_processes(batch.kind)
@@ -84,11 +90,12 @@ class Contrast(nn.Module):
             same = (kind[:, None] == kind).float()
             target = same / same.sum(dim=1, keepdim=True)
             loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        if self.distillation is None:
-            return loss
         kept = self.network.visual.patch_dropout.kept
-        weight = self.distillation.recipe.weight
-        return loss + weight * self.distillation.loss(images, tokens, kept)
+        if self.distillation is not None:
+            loss = loss + self.distillation.loss(images, tokens, kept)
+        if self.foreign is not None and foreign is not None:
+            loss = loss + self.foreign.loss(tokens, kept, foreign)
+        return loss
 
 
 def _of_all_processes(own: Tensor) -> Tensor:

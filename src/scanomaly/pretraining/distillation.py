@@ -8,39 +8,17 @@ B images, N patches, K kept patches, W width, C channels of all stages together
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scanomaly.backbones import build_backbone
+from scanomaly.pretraining.patches import PatchTokens
 from scanomaly.pretraining.recipe import DistillationRecipe
 
 LEAST_DEVIATION = 1e-3
-
-
-class RememberingDropout(nn.Module):
-    """FLIP's patch dropout, as open_clip's own, that tells which patches were kept."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-        self.kept: Tensor | None = None
-        """(B, K) of the last batch; None when all were kept."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, 1 + N, W), class token first -> (B, 1 + K, W)."""
-        self.kept = None
-        if not self.training or self.share == 0:
-            return tokens
-        images, patches = tokens.shape[0], tokens.shape[1] - 1
-        chances = torch.rand(images, patches, device=tokens.device)
-        self.kept = chances.topk(max(1, int(patches * (1 - self.share))), dim=1).indices
-        taken = tokens[:, 1:].take_along_dim(self.kept[:, :, None], dim=1)
-        return torch.cat([tokens[:, :1], taken], dim=1)
 
 
 class Distillation(nn.Module):
@@ -77,17 +55,17 @@ class Distillation(nn.Module):
         seen = self._seen(images)
         return (seen - self._mean.to(seen)) / self._deviation.to(seen)
 
-    def loss(self, images: Tensor, tokens: Sequence[Tensor], kept: Tensor | None) -> Tensor:
-        """tokens: patch tokens (B, K, W) after each block; kept: which patches they are."""
+    def loss(self, images: Tensor, tokens: PatchTokens, kept: Tensor | None) -> Tensor:
+        """Weighted. kept: which patches the tokens are of."""
         targets = self.targets(images)
         if kept is not None:
             targets = targets.take_along_dim(kept[:, :, None], dim=1)
         share = self._share.to(targets)
         losses = [
             F.smooth_l1_loss(head(level).float(), targets, reduction="none") @ share
-            for head, level in zip(self.heads, tokens, strict=True)
+            for head, level in zip(self.heads, (tokens[b] for b in self.recipe.blocks), strict=True)
         ]
-        return torch.stack(losses).mean()
+        return self.recipe.weight * torch.stack(losses).mean()
 
 
 def _on_grid(stage: Tensor, grid: int) -> Tensor:
@@ -95,20 +73,3 @@ def _on_grid(stage: Tensor, grid: int) -> Tensor:
     if stage.shape[-1] >= grid:
         return F.adaptive_avg_pool2d(stage, grid).flatten(2)
     return F.interpolate(stage, size=(grid, grid), mode="bilinear").flatten(2)
-
-
-@contextmanager
-def patch_tokens(network: Any, blocks: Sequence[int]) -> Iterator[list[Tensor]]:
-    """Collects the patch tokens (B, K, W) that open_clip's CLIP has after these blocks."""
-    found: list[Tensor] = []
-
-    def keep(_: nn.Module, __: Any, tokens: Tensor) -> None:
-        found.append(tokens[:, 1:])
-
-    layers = network.visual.transformer.resblocks
-    handles = [layers[block].register_forward_hook(keep) for block in blocks]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()

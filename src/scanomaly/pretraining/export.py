@@ -64,10 +64,10 @@ USE = (
     "tests and comparisons on simulated images."
 )
 LIMITS = (
-    "It has seen nothing but these simulations and knows no words but those of its captions. Words "
-    "of anomalies keep random embeddings: prompts about them mean something only after training on "
-    "labels. No substitute for a CLIP trained on real images. Research software, not a medical "
-    "device."
+    "It has seen nothing but these simulations (its teacher, if it had one, saw photographs) and "
+    "knows no words but those of its captions. Words of anomalies keep random embeddings: prompts "
+    "about them mean something only after training on labels. No substitute for a CLIP trained on "
+    "real images. Research software, not a medical device."
 )
 
 
@@ -122,14 +122,21 @@ def _course(recipe: Recipe, losses: Sequence[float]) -> str:
 
 
 def _lessons(recipe: Recipe) -> str:
-    own = recipe.distillation
-    if own is None:
-        return ""
-    return (
-        f"patch tokens after blocks {_listed(own.blocks)} also learn, weighted {own.weight:g}, to "
-        f"tell linearly what stages {_listed(own.stages)} of {own.teacher.name} see in their "
-        "place; "
-    )
+    own, foreign = recipe.distillation, recipe.foreign
+    words = ""
+    if own is not None:
+        words += (
+            f"patch tokens after blocks {_listed(own.blocks)} also learn, weighted {own.weight:g}, "
+            f"to tell linearly what stages {_listed(own.stages)} of {own.teacher.name} see in "
+            "their place; "
+        )
+    if foreign is not None:
+        words += (
+            f"patch tokens after blocks {_listed(foreign.blocks)} also learn, weighted "
+            f"{foreign.weight:g}, which places do not belong: up to {foreign.regions} smooth "
+            "regions of an image show another image, another place, another light or nothing; "
+        )
+    return words
 
 
 def _listed(numbers: Sequence[int]) -> str:

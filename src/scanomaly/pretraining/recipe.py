@@ -58,6 +58,17 @@ class DistillationRecipe(Frozen):
     """Beside the contrastive loss."""
 
 
+class ForeignRecipe(Frozen):
+    """How patch tokens learn to tell places that were pasted into an image."""
+
+    regions: int = Field(default=2, gt=0)
+    """At most, in an image; each is there or not."""
+    blocks: tuple[int, ...] = (2, 5, 8, 11)
+    """The levels of the offline presets."""
+    weight: float = Field(default=4.0, gt=0)
+    """Beside the contrastive loss."""
+
+
 class Recipe(Frozen):
     """One pretraining; saved as pretraining.json, from which it can be resumed."""
 
@@ -71,7 +82,9 @@ class Recipe(Frozen):
     """Share of patches left out of every training image: nearly twice the images an hour for the
     same accuracy (FLIP, arXiv 2212.00794)."""
     distillation: DistillationRecipe | None = DistillationRecipe()
-    """None: contrastive alone, whose patch tokens hardly tell an anomaly."""
+    """None: no teacher."""
+    foreign: ForeignRecipe | None = ForeignRecipe()
+    """None: healthy images as they are. Without both, patch tokens hardly tell an anomaly."""
     styles: tuple[str, ...] = ()
     """Styles of simulated images."""
     slices: int = Field(default=3200, gt=0)
@@ -79,7 +92,7 @@ class Recipe(Frozen):
     held_out: int = Field(default=160, gt=0)
     """Images of each style, of other patients, for the accuracy in the model card."""
     fit: FitOptions = FitOptions(
-        epochs=20,
+        epochs=8,
         batch_size=64,
         learning_rate=5e-4,
         warm_up=0.1,

@@ -18,6 +18,7 @@ from scanomaly.data.dataset import ImageDataset
 from scanomaly.data.images import fit_window
 from scanomaly.data.manifest import Manifest, read_manifest, read_manifests
 from scanomaly.data.splits import few_shot, leave_one_out, missing_masks, validation_part
+from scanomaly.errors import ConfigError
 from scanomaly.inference import FittedDetector
 from scanomaly.methods import METHODS, Detector
 from scanomaly.methods.base import CHOSEN_ON_TEST
@@ -138,6 +139,11 @@ def _chosen_on_test(
 def assign_roles(run: Run, manifest: Manifest) -> Roles:
     """Who trains, chooses the checkpoint and calibrates. Raises DataError or ConfigError."""
     run.data.require_complete()
+    if run.data.pasted and METHODS[run.method].learns_from_normals:
+        raise ConfigError(
+            f"data.pasted={run.data.pasted} makes abnormal images, and {run.method} learns from "
+            "normal ones; leave it out."
+        )
     roles = ROLES[run.data.supervision](run, manifest)
     if not METHODS[run.method].learns_from_normals or not roles.train.abnormals().rows:
         return replace(roles, notes=(*missing_masks(roles.train), *roles.notes))
@@ -231,7 +237,7 @@ def _train(
 ) -> History:
     supervised = run.data.supervision != "normals"
 
-    def images(manifest: Manifest, copies: str) -> ImageDataset:
+    def images(manifest: Manifest, copies: str, pasted: int = 0) -> ImageDataset:
         return ImageDataset(
             manifest,
             detector.input_spec,
@@ -239,11 +245,12 @@ def _train(
             run.fit.seed,
             with_masks=supervised,
             copies=copies,
+            pasted=pasted,
         )
 
     stops = run.fit.patience and roles.validation.rows
     return detector.fit(
-        images(roles.train, run.data.copies),
+        images(roles.train, run.data.copies, run.data.pasted),
         images(roles.validation, "none") if stops else None,
         options=run.fit,
         run_dir=out,
@@ -258,8 +265,9 @@ def _record(
     chosen = history.checkpoint
     if chosen == "best validation loss":
         chosen += f" on {len(roles.validation)} held-out images"
+    pasted = f", {run.data.pasted} made abnormal of each normal one" if run.data.pasted else ""
     return TrainingRecord(
-        trained_on=roles.trained_on,
+        trained_on=roles.trained_on + pasted,
         checkpoint=chosen,
         calibrated_on=roles.source,
         warm_start=run.fit.warm_start or "none",

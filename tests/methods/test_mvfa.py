@@ -385,6 +385,18 @@ def test_the_papers_few_shot_score_mixes_the_maxima_over_patches(weights, tmp_pa
     torch.testing.assert_close(prediction.anomaly_map, mixed_map)
 
 
+@pytest.mark.parametrize("localises", [True, False])
+def test_zero_shot_images_can_be_scored_by_their_maps(weights, tmp_path, localises):
+    config = zero_shot_mvfa(weights)
+    changed = config.model_copy(update={"score": ScoreConfig(zero_shot="map_max")})
+    detector = fitted(MVFA.build(changed), tmp_path)
+    detector.localises.fill_(localises)
+    prediction = detector.predict(batch_of(random_images(3)))
+    by_map = prediction.anomaly_map.amax(dim=(1, 2, 3))
+    assert torch.equal(prediction.score, by_map) == localises
+    assert torch.equal(prediction.score, prediction.parts["zero_score"]) != localises
+
+
 def test_one_level_of_several_can_be_scored_alone(weights, tmp_path):
     detector = variant(weights, tmp_path, scored_blocks=(3,))
     assert len(detector.banks) == 1

@@ -25,10 +25,11 @@ SUPPORTS = r"published|(?:seed|test):\d+"
 
 _REQUIRED: Mapping[str, str] = {"few_shot": "shots", "zero_shot": "target"}
 _BELONGS: Mapping[str, tuple[str, ...]] = {
-    "few_shot": ("shots", "support"),
-    "zero_shot": ("target", "exclude_siblings", "training_folder"),
+    **dict.fromkeys(("shots", "support"), ("few_shot",)),
+    **dict.fromkeys(("target", "exclude_siblings", "training_folder"), ("zero_shot",)),
+    "pasted": ("few_shot", "zero_shot"),
 }
-"""Supervision -> the fields that mean something for it alone."""
+"""Field -> the supervisions that it means something for."""
 
 
 class DataConfig(Frozen):
@@ -62,6 +63,9 @@ class DataConfig(Frozen):
     """zero_shot: the split of the other sets that is trained on; MVFA and IQE-CLIP took test."""
     copies: Literal["none", "mvfa"] = "none"
     """Fixed copies of every training image: MVFA's eleven (rotated, shifted, flipped)."""
+    pasted: int = Field(default=0, ge=0)
+    """few_shot, zero_shot: so many abnormal images made of every normal training image, by pasting
+    places that do not belong there (ours: the lesions of a few sets look alike)."""
 
     @field_validator("support")
     @classmethod
@@ -74,14 +78,14 @@ class DataConfig(Frozen):
 
     @model_validator(mode="after")
     def _fields_fit_the_supervision(self) -> Self:
-        for supervision, fields in _BELONGS.items():
-            for field in fields if supervision != self.supervision else ():
-                value = getattr(self, field)
-                if value != type(self).model_fields[field].default:
-                    raise ValueError(
-                        f"data.{field}={value} belongs to data.supervision={supervision}, got "
-                        f"{self.supervision}; leave it out or change the supervision."
-                    )
+        for field, supervisions in _BELONGS.items():
+            value = getattr(self, field)
+            left_out = value == type(self).model_fields[field].default
+            if not left_out and self.supervision not in supervisions:
+                raise ValueError(
+                    f"data.{field}={value} belongs to data.supervision={' or '.join(supervisions)},"
+                    f" got {self.supervision}; leave it out or change the supervision."
+                )
         return self
 
     def require_complete(self) -> None:

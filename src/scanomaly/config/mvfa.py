@@ -73,6 +73,9 @@ class ScoreConfig(Frozen):
 
     pooled: Pooling = "mean"
     """As in the loss, for zero-shot image scores and those of label-only data sets."""
+    zero_shot: Literal["code", "map_max"] = "code"
+    """code: what the detection adapters say of the image. map_max: the maximum of the map where the
+    training images have masks (ours, as few-shot does)."""
     few_shot: Literal["code", "paper"] = "code"
     """code: the maximum of the fused map where the training images have masks, else zero and few
     scores mixed. paper: zero and few scores mixed, both the maximum over patches."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,10 +12,14 @@ from torch.utils.data import Dataset
 from scanomaly.config.data import DataConfig, InputSpec
 from scanomaly.data.augment import AUGMENTATIONS, seeded
 from scanomaly.data.copies import COPIES, copy_mask
+from scanomaly.data.foreign import paste
 from scanomaly.data.images import read_image, read_mask
 from scanomaly.data.manifest import Manifest, Row
 from scanomaly.data.transform import Geometry, prepare_mask, resize_image, to_unit
 from scanomaly.records import Batch, Draw
+
+FOREIGN_REGIONS = 2
+"""At most, in one image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class ImageDataset(Dataset[Item]):
     """Decodes, resizes and, for a Draw of an epoch, augments; a plain index is never augmented.
 
     with_masks=False leaves mask files unread, where nobody looks at `Batch.mask`. copies: a name in
-    COPIES; item `copy * rows + row` is that copy of the row, under the row's own id.
+    COPIES; item `copy * rows + row` is that copy of the row, under the row's own id. Behind them
+    come `pasted` abnormal images made of each normal one, the same in every epoch.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class ImageDataset(Dataset[Item]):
         *,
         with_masks: bool = True,
         copies: str = "none",
+        pasted: int = 0,
     ) -> None:
         self.rows = manifest.rows
         self.label_only = manifest.label_only
@@ -59,14 +65,19 @@ class ImageDataset(Dataset[Item]):
         self.with_masks = with_masks
         self._augment = AUGMENTATIONS[data.augmentation]
         self._copies = COPIES[copies]
+        self._normals = [place for place, row in enumerate(self.rows) if row.label is False]
+        self._pasted = pasted
 
     def __len__(self) -> int:
-        return len(self.rows) * len(self._copies)
+        return len(self.rows) * len(self._copies) + len(self._normals) * self._pasted
 
     def __getitem__(self, draw: Draw | int) -> Item:
         index = draw.index if isinstance(draw, Draw) else draw
         if not -len(self) <= index < len(self):
             raise IndexError(index)
+        own = len(self.rows) * len(self._copies)
+        if index % len(self) >= own:
+            return self._with_foreign_places(index % len(self) - own)
         which, place = divmod(index, len(self.rows))
         row, copy = self.rows[place], self._copies[which]
         pixels = read_image(row.path, self.data.window)
@@ -78,6 +89,20 @@ class ImageDataset(Dataset[Item]):
         mask = self._mask(row, geometry, epoch is not None) if self.with_masks else None
         mask = None if mask is None else copy_mask(copy, mask)
         return Item(copy(to_unit(image)), row.id, row.label, mask, geometry, row.dataset)
+
+    def _with_foreign_places(self, number: int) -> Item:
+        """A normal image with places of itself and of another one where they do not belong."""
+        draws = seeded(self.seed, number)
+        other = int(torch.randint(len(self._normals), (), generator=draws))
+        item, another = (
+            self[self._normals[place]] for place in (number % len(self._normals), other)
+        )
+        both = torch.stack([item.image, another.image])
+        changed = torch.zeros(1)
+        while not changed.any():  # until there is one
+            images, found = paste(both, FOREIGN_REGIONS, draws)
+            image, changed = images[0], found[0]
+        return replace(item, image=image, label=True, mask=changed.bool())
 
     def collate(self, items: Sequence[Item]) -> Batch:
         return collate(items)

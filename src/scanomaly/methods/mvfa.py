@@ -294,13 +294,13 @@ class MVFA(ClipDetector):
         return {f"{branch}_block_{b}": m for b, m in zip(blocks, maps, strict=True)}
 
     def fuse(self, raw: Branches) -> Prediction:
-        parts = self.scaled(raw)
-        if not self.is_few_shot:
-            return Prediction(parts["zero_score"], parts["zero_map"], parts=parts)
-        few = self.config.score.few_weight
-        fused = (1 - few) * parts["zero_map"] + few * parts["few_map"]
-        score = (1 - few) * parts["zero_score"] + few * parts["few_score"]
-        if self.config.score.few_shot == "code" and bool(self.localises):
+        parts, by_map = self.scaled(raw), self.config.score.zero_shot == "map_max"
+        fused, score = parts["zero_map"], parts["zero_score"]
+        if self.is_few_shot:
+            few, by_map = self.config.score.few_weight, self.config.score.few_shot == "code"
+            fused = (1 - few) * fused + few * parts["few_map"]
+            score = (1 - few) * score + few * parts["few_score"]
+        if by_map and bool(self.localises):
             score = fused.amax(dim=(1, 2, 3))
         return Prediction(score, fused, parts=parts)
 

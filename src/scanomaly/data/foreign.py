@@ -50,8 +50,8 @@ def _another(images: Tensor, rand: Draws) -> Tensor:
 
 def _other_light(images: Tensor, rand: Draws) -> Tensor:
     """Brighter, darker, with more or less contrast."""
-    gain, offset = 2 * rand(2, len(images), 1, 1, 1) - 1
-    return images * (1 + MOST_GAIN * gain) + MOST_OFFSET * offset
+    drawn = 2 * rand(2, len(images), 1, 1, 1) - 1
+    return images * (1 + MOST_GAIN * drawn[0]) + MOST_OFFSET * drawn[1]
 
 
 def _smooth(images: Tensor, rand: Draws) -> Tensor:

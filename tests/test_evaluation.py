@@ -165,6 +165,20 @@ class TestIncompleteSets:
         assert len(found.rows) == 14
         assert (found.pixel["auroc"].value is None) == (not label)
 
+    def test_anomalies_by_kind(self, bench, honest):
+        abnormal = [row.id for row in bench.manifest if row.label]
+        kinds = {name: "cyst" if at < 5 else "haemorrhage" for at, name in enumerate(abnormal)}
+        rows = tuple(replace(row, kind=kinds.get(row.id)) for row in bench.manifest)
+        found = bench.evaluate(rows).by_kind
+        assert {name: stratum.positives for name, stratum in found.items()} == {
+            "cyst": 5,
+            "haemorrhage": 9,
+        }
+        kept = [row for row in honest.rows if kinds.get(row.id) != "haemorrhage"]
+        expected = roc_auc_score([row.label for row in kept], [row.score for row in kept])
+        assert found["cyst"].metrics["auroc"].value == pytest.approx(expected)
+        assert honest.by_kind == {}
+
     def test_no_masks(self, bench):
         rows = tuple(replace(row, mask=None) for row in bench.manifest)
         found = bench.evaluate(rows)

@@ -62,6 +62,8 @@ class Evaluation:
     pixel: Mapping[str, Estimate]
     by_size: Mapping[str, Stratum]
     """Lesion size as percent of the image side -> its positives against all negatives."""
+    by_kind: Mapping[str, Stratum]
+    """The same of each kind of anomaly, where the data set names them."""
     rows: tuple[ScoredImage, ...]
     panels: tuple[Panel, ...]
     threshold: float | None
@@ -178,6 +180,7 @@ def _evaluated(
         image=image_metrics(values, labels, test.groups()),
         pixel=pixel,
         by_size=_by_size(values, labels, sizes, test),
+        by_kind=_by_kind(values, labels, test),
         rows=rows,
         panels=choose_panels(fitted, test, rows) if panels else (),
         threshold=fitted.calibration.threshold if fitted.calibration else None,
@@ -316,6 +319,12 @@ def _by_size(
         for name, size in zip(bins_of(sizes, SIZE_EDGES), sizes, strict=True)
     ]
     return auroc_by_stratum(scores, labels, strata, test.groups(), names=bin_names(SIZE_EDGES))
+
+
+def _by_kind(scores: Sequence[float], labels: Sequence[bool], test: Manifest) -> dict[str, Stratum]:
+    kinds = [row.kind for row in test]
+    names = sorted({row.kind for row in test if row.kind is not None and row.label})
+    return auroc_by_stratum(scores, labels, kinds, test.groups(), names=names)
 
 
 def _grid_words(grid: PixelGrid, fitted: FittedDetector) -> str:

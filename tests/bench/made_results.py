@@ -70,6 +70,7 @@ def made_result(
         labels=tuple(bool(label) for label in labels),
         scores=tuple(float(score) for score in scores),
         by_size=sized if dataset == "Brain" else {},
+        by_kind={"cyst": sized["2.5-5"]} if dataset == "Brain" else {},
         seconds=1800.0,
         weights=("ViT-L-14-336/openai: MIT",),
         notes=(f"a note about {dataset}",),

@@ -16,7 +16,7 @@ def test_sizes_are_averaged_over_seeds(tmp_path):
     write_bench(tmp_path, small_table(), full_results())
     lines = size_lines(read_results(tmp_path, small_table()))
     assert [(line.row, line.dataset) for line in lines] == [("good", "Brain"), ("poor", "Brain")]
-    (positives, metrics) = lines[0].sizes["2.5-5"]
+    (positives, metrics) = lines[0].strata["2.5-5"]
     own = [made_result("Brain", seed, 2.5).metrics["image.auroc"].value - 0.1 for seed in (1, 2)]
     assert positives == 7
     assert metrics["auroc"] == pytest.approx(fmean(own))

@@ -47,7 +47,7 @@ def test_a_detector_is_fitted_and_scored(tmp_path: Path, tiny: TinyRun):
     assert result.ids == tuple(row.id for row in expected.rows)
     assert set(result.labels) == {True, False}
     assert None not in result.patients
-    assert result.by_size == expected.by_size
+    assert (result.by_size, result.by_kind) == (expected.by_size, expected.by_kind)
     assert result.honest == {}
     assert (result.dataset, result.protocol, result.seed) == ("Brain", "honest", 3)
     assert result.experiment == tiny.run.model_dump(mode="json")

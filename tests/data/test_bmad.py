@@ -292,6 +292,20 @@ def test_patients(build, dataset, name, patient):
     assert row.dataset == dataset
 
 
+@pytest.mark.parametrize(
+    ("dataset", "name", "kind"),
+    [
+        ("Retina_OCT2017", "test/Ungood/DRUSEN-95633-2.jpeg", "DRUSEN"),
+        ("Retina_OCT2017", "test/good/NORMAL-95633-2.jpeg", None),
+        ("Retina_OCT2017", "test/Ungood/other.jpeg", None),
+        ("Chest", "test/Ungood/Lung_Opacity_1-2_3.png", None),
+    ],
+)
+def test_kinds_of_anomalies(build, dataset, name, kind):
+    (row,) = read_manifest(build(dataset, [name]))
+    assert row.kind == kind
+
+
 def test_names_and_codes():
     assert {name: known.code for name, known in BMAD_SETS.items()} == {
         "Brain": 3,

@@ -31,6 +31,15 @@ def test_every_column(table):
     )
 
 
+def test_kinds_of_anomalies(table):
+    path = table("path,label,kind", "a.png,0,", "sub/b.png,1,cyst", "m.png,1,")
+    assert {row.id: row.kind for row in read_manifest(path)} == {
+        "a": None,
+        "m": None,
+        "sub/b": "cyst",
+    }
+
+
 def test_path_alone_is_enough(table):
     rows = read_manifest(table("path", "sub/b.png", "a.png"), "Other").rows
     assert [(r.id, r.label, r.split, r.patient) for r in rows] == [

@@ -105,6 +105,7 @@ def make_evaluation(**changes: Any) -> Evaluation:
     strata = [
         name if size else None for name, size in zip(bins_of(sizes, SIZES), sizes, strict=True)
     ]
+    kinds = ["cyst" if at % 3 else "haemorrhage" for at in range(len(rows))]
     noise = np.random.default_rng(3).normal(0, 1.2, (len(rows), SIDE, SIDE))
     maps = [gaussian_filter(t * 0.6 + n, 2) for t, n in zip(truths, noise, strict=True)]
     values: dict[str, Any] = {
@@ -125,6 +126,7 @@ def make_evaluation(**changes: Any) -> Evaluation:
         "by_size": auroc_by_stratum(
             scores, labels, strata, groups, names=bin_names(SIZES), repeats=100
         ),
+        "by_kind": auroc_by_stratum(scores, labels, kinds, groups, repeats=100),
         "rows": rows,
         "panels": panels_of(rows),
         "threshold": THRESHOLD,

@@ -14,7 +14,7 @@ from scanomaly.bench.comparison import ComparedCell, Numbers
 from scanomaly.bench.findings import Findings, findings
 from scanomaly.bench.tables import TableRow
 from scanomaly.report.bench import bench_html, bench_markdown, write_bench_report
-from scanomaly.report.bench_tables import MINUS, bench_csv, size_tables
+from scanomaly.report.bench_tables import MINUS, bench_csv, kind_tables, size_tables
 from scanomaly.report.page import MissingExtraError
 
 
@@ -50,7 +50,13 @@ def test_html_has_every_part(found):
     assert text.count("Research software, not a medical device.") == 2
     for heading in (
         *("Published and ours", "Missing, and what to do", "Means of columns"),
-        *("Paired differences", "By lesion size", "Worst misses", "Reproduction"),
+        *(
+            "Paired differences",
+            "By lesion size",
+            "By kind of anomaly",
+            "Worst misses",
+            "Reproduction",
+        ),
         *("Licences of weights and data sets", "Read before trusting the numbers"),
     ):
         assert f">{heading}</h2>" in page
@@ -92,6 +98,7 @@ def test_markdown_says_the_same(found):
     assert "| good\\* | 80 |" in text
     assert "- data set Chest: get it \\<there>. Waiting: good, Chest image." in text
     assert "## Lesion size, Brain" in text
+    assert "## Kind of anomaly, Brain" in text
     assert "- ViT-L-14-336/openai: MIT" in text
 
 
@@ -152,8 +159,11 @@ def test_clear_differences_bring_no_warning(found):
 
 def test_sizes_in_order(found):
     (table,) = size_tables(found.sizes)
-    assert table.sizes == ["2.5-5 % (n = 7)"]
+    assert table.strata == ["2.5-5 % (n = 7)"]
     assert [row for row, _ in table.rows] == ["good", "poor"]
+    (kinds,) = kind_tables(found.kinds)
+    assert kinds.strata == ["cyst (n = 7)"]
+    assert kinds.rows == table.rows
 
 
 def test_files(found, tmp_path, monkeypatch):

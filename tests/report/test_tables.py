@@ -39,9 +39,11 @@ def test_metrics_json_holds_every_number_of_the_evaluation(evaluation: Evaluatio
     for level in ("image", "pixel"):
         for name, estimate in getattr(evaluation, level).items():
             assert content[level][name] == estimate.as_dict()
-    for name, stratum in evaluation.by_size.items():
-        assert content["by_size"][name]["positives"] == stratum.positives
-        assert content["by_size"][name]["auroc"] == stratum.metrics["auroc"].as_dict()
+    for breakdown in ("by_size", "by_kind"):
+        for name, stratum in getattr(evaluation, breakdown).items():
+            assert content[breakdown][name]["positives"] == stratum.positives
+            assert content[breakdown][name]["auroc"] == stratum.metrics["auroc"].as_dict()
+    assert set(content["by_kind"]) == {"cyst", "haemorrhage"}
     assert content["splits"] == evaluation.splits
     for field in ("pixel_grid", "threshold", "false_alarm_rate", "resampled", "seconds_per_image"):
         assert content[field] == getattr(evaluation, field)

@@ -153,6 +153,7 @@ def bare(variant: Callable[..., Evaluation]) -> Evaluation:
         image={"auroc": Estimate.undefined(why)},
         pixel={"auroc": Estimate.undefined("undefined: this data set has no masks")},
         by_size={},
+        by_kind={},
         panels=(),
         threshold=None,
         false_alarm_rate=None,

@@ -1,8 +1,8 @@
-"""Where a table's methods fail: by lesion size, and the single images that are missed worst."""
+"""Where a table's methods fail: by size and kind of lesion, and the images missed worst."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -10,19 +10,22 @@ import numpy as np
 
 from scanomaly.bench.comparison import Results
 from scanomaly.bench.results import JobResult
+from scanomaly.metrics import Stratum
 
-SIZE_METRICS = ("auroc", "sensitivity_at_95_specificity")
+StrataOf = Callable[[JobResult], Mapping[str, Stratum]]
+
+STRATUM_METRICS = ("auroc", "sensitivity_at_95_specificity")
 WORST = 3
 """Misses of each row on each data set."""
 
 
 @dataclass(frozen=True, slots=True)
-class SizeLine:
-    """One row on one data set: lesion size -> how many, and each metric's mean over seeds."""
+class StratumLine:
+    """One row on one data set: stratum -> how many, and each metric's mean over seeds."""
 
     row: str
     dataset: str
-    sizes: Mapping[str, tuple[int, Mapping[str, float | None]]]
+    strata: Mapping[str, tuple[int, Mapping[str, float | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +55,34 @@ def _image_results(results: Results) -> Iterator[tuple[str, str, Mapping[int, Jo
             yield row, cell.dataset, found
 
 
-def size_lines(results: Results) -> list[SizeLine]:
+def size_lines(results: Results) -> list[StratumLine]:
     """Of all rows on data sets with masks."""
+    return _stratum_lines(results, lambda one: one.by_size)
+
+
+def kind_lines(results: Results) -> list[StratumLine]:
+    """Of all rows on data sets that name the kinds of their anomalies."""
+    return _stratum_lines(results, lambda one: one.by_kind)
+
+
+def _stratum_lines(results: Results, strata_of: StrataOf) -> list[StratumLine]:
     lines = []
     for row, dataset, found in _image_results(results):
-        names = dict.fromkeys(name for one in found.values() for name in one.by_size)
-        sizes = {name: _size(name, list(found.values())) for name in names}
-        sizes = {name: line for name, line in sizes.items() if line[0]}
-        if sizes:
-            lines.append(SizeLine(row, dataset, sizes))
+        each = [strata_of(one) for one in found.values()]
+        names = dict.fromkeys(name for strata in each for name in strata)
+        strata = {name: _mean_of_seeds(name, each) for name in names}
+        strata = {name: line for name, line in strata.items() if line[0]}
+        if strata:
+            lines.append(StratumLine(row, dataset, strata))
     return lines
 
 
-def _size(name: str, results: Sequence[JobResult]) -> tuple[int, Mapping[str, float | None]]:
-    strata = [one.by_size[name] for one in results if name in one.by_size]
+def _mean_of_seeds(
+    name: str, each: Sequence[Mapping[str, Stratum]]
+) -> tuple[int, Mapping[str, float | None]]:
+    strata = [strata[name] for strata in each if name in strata]
     metrics: dict[str, float | None] = {}
-    for metric in SIZE_METRICS:
+    for metric in STRATUM_METRICS:
         known = [stratum.metrics.get(metric) for stratum in strata]
         values = [one.value for one in known if one is not None and one.value is not None]
         metrics[metric] = fmean(values) if values else None

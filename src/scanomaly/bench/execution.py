@@ -226,6 +226,7 @@ def _of_detector(job: Job, evaluation: Evaluation) -> JobResult:
         labels=tuple(row.label for row in rows),
         scores=tuple(row.score for row in rows),
         by_size=evaluation.by_size,
+        by_kind=evaluation.by_kind,
         weights=evaluation.weights,
         notes=evaluation.notes,
     )

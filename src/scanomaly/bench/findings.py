@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scanomaly.bench.breakdown import Miss, SizeLine, size_lines, worst_misses
+from scanomaly.bench.breakdown import Miss, StratumLine, kind_lines, size_lines, worst_misses
 from scanomaly.bench.comparison import (
     ComparedCell,
     RowMean,
@@ -35,7 +35,8 @@ class Findings:
     cells: tuple[ComparedCell, ...]
     means: tuple[RowMean, ...]
     differences: tuple[RowDifference, ...]
-    sizes: tuple[SizeLine, ...]
+    sizes: tuple[StratumLine, ...]
+    kinds: tuple[StratumLine, ...]
     misses: tuple[Miss, ...]
     finished: int
     planned: int
@@ -60,6 +61,7 @@ def findings(out: Path, table: Table, pairs: Sequence[Pair] = ()) -> Findings:
         means=tuple(row_means(cells)),
         differences=tuple(Differences(results).of((*table.compare, *pairs))),
         sizes=tuple(size_lines(results)),
+        kinds=tuple(kind_lines(results)),
         misses=tuple(worst_misses(results)),
         finished=len(results.finished),
         planned=len(results.finished) + len(results.unfinished),

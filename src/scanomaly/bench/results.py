@@ -41,6 +41,7 @@ class JobResult:
     labels: tuple[bool | None, ...] = ()
     scores: tuple[float, ...] = ()
     by_size: Mapping[str, Stratum] = field(default_factory=dict)
+    by_kind: Mapping[str, Stratum] = field(default_factory=dict)
     seconds: float = 0.0
     """Of fit and evaluation together, in the process that finished the job."""
     weights: tuple[str, ...] = ()
@@ -84,12 +85,16 @@ def _result(values: dict[str, Any]) -> JobResult:
             **{name: tuple(values[name]) for name in columns},
             "metrics": _estimates(values["metrics"]),
             "honest": _estimates(values["honest"]),
-            "by_size": {
-                name: Stratum(stratum["positives"], _estimates(stratum["metrics"]))
-                for name, stratum in values["by_size"].items()
-            },
+            **{name: _strata(values.get(name, {})) for name in ("by_size", "by_kind")},
         }
     )
+
+
+def _strata(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Stratum]:
+    return {
+        name: Stratum(stratum["positives"], _estimates(stratum["metrics"]))
+        for name, stratum in values.items()
+    }
 
 
 def _estimates(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:

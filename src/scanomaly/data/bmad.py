@@ -24,8 +24,11 @@ logger = logging.getLogger(__name__)
 PatientOf = Callable[[str, Split | None], str | None]
 """(file stem, split) -> patient, None where the name does not say."""
 
+KindOf = Callable[[str], str | None]
+"""file stem -> kind of anomaly, None where the name does not say."""
+
 _SLICE = re.compile(r"(?P<patient>.+)_\d+")
-_OCT = re.compile(r"(?:NORMAL|CNV|DME|DRUSEN)-(?P<patient>\d+)-\d+", re.IGNORECASE)
+_OCT = re.compile(r"(?P<kind>NORMAL|CNV|DME|DRUSEN)-(?P<patient>\d+)-\d+", re.IGNORECASE)
 
 
 def _before_slice(stem: str, split: Split | None) -> str | None:
@@ -45,6 +48,15 @@ def _oct_patient(stem: str, split: Split | None) -> str | None:
     return match["patient"] if match else None
 
 
+def _oct_kind(stem: str) -> str | None:
+    match = _OCT.fullmatch(stem)
+    return match["kind"].upper() if match else None
+
+
+def _unknown_kind(stem: str) -> str | None:
+    return None
+
+
 def _unknown_patient(stem: str, split: Split | None) -> str | None:
     return None
 
@@ -57,6 +69,7 @@ class BmadSet:
     code: int
     aliases: tuple[str, ...]
     patient_of: PatientOf
+    kind_of: KindOf = _unknown_kind
 
     @property
     def has_masks(self) -> bool:
@@ -67,7 +80,7 @@ BMAD_SETS: Mapping[str, BmadSet] = {
     "Brain": BmadSet("Brain MRI (BraTS2021)", 3, ("bras2021", "brats2021", "brats"), _before_slice),
     "Liver": BmadSet("Liver CT (BTCV, LiTS)", 2, ("liver_processed", "liverct"), _liver_volume),
     "Retina_RESC": BmadSet("Retinal OCT (RESC)", 1, ("resc", "retina"), _before_slice),
-    "Retina_OCT2017": BmadSet("Retinal OCT (OCT2017)", -1, ("oct2017",), _oct_patient),
+    "Retina_OCT2017": BmadSet("Retinal OCT (OCT2017)", -1, ("oct2017",), _oct_patient, _oct_kind),
     "Chest": BmadSet("Chest X-ray (RSNA)", -2, ("rsna", "chest_xray"), _unknown_patient),
     "Histopathology": BmadSet(
         "Digital histopathology (Camelyon16)", -3, ("camelyon", "camelyon16"), _unknown_patient
@@ -233,7 +246,9 @@ def _rows(
 ) -> Iterator[Row]:
     """The rows of one split and class."""
     known = BMAD_SETS.get(dataset)
-    patient_of = known.patient_of if known else _unknown_patient
+    patient_of, kind_of = (
+        (known.patient_of, known.kind_of) if known else (_unknown_patient, _unknown_kind)
+    )
     matched = match_masks(images, masks)
     names = name_images([(root, image) for image in images])
     for name, image in zip(names, images, strict=True):
@@ -245,4 +260,5 @@ def _rows(
             mask=matched.get(image),
             patient=patient_of(image.stem, place.split),
             dataset=dataset,
+            kind=kind_of(image.stem) if place.abnormal else None,
         )

@@ -15,7 +15,7 @@ from scanomaly.errors import DataError
 Value = TypeVar("Value")
 
 TABLE_SUFFIXES = (".csv", ".parquet")
-COLUMNS = ("id", "patient", "path", "label", "mask", "split")
+COLUMNS = ("id", "patient", "path", "label", "mask", "split", "kind")
 
 _LABELS: Mapping[str, bool | None] = {
     "": None,
@@ -37,11 +37,11 @@ def read_plain_folder(root: Path, dataset: str) -> list[Row]:
 
 
 def read_table(path: Path, dataset: str) -> list[Row]:
-    """Rows of a manifest with the columns `path` and, where known, id, patient, label, mask, split.
+    """Rows of a manifest with the columns `path` and, where known, the other ones of COLUMNS.
 
     Paths are relative to the manifest. label: 0/1, true/false, good/Ungood or normal/abnormal;
-    an empty cell is unknown. Other columns are ignored. Raises DataError for a missing column or
-    file, an unknown label or split, and an id or path given twice.
+    kind: of the anomaly; an empty cell is unknown. Other columns are ignored. Raises DataError for
+    a missing column or file, an unknown label or split, and an id or path given twice.
     """
     records = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
     if not records:
@@ -142,6 +142,7 @@ def _row(
         mask=_file(table, mask, line) if mask else None,
         patient=record.get("patient") or None,
         dataset=dataset,
+        kind=record.get("kind") or None,
     )
 
 

@@ -90,4 +90,5 @@ def _rows(
             label=kind.lower() != _GOOD,
             mask=matched.get(image),
             dataset=dataset,
+            kind=None if kind.lower() == _GOOD else kind,
         )

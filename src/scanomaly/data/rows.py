@@ -16,6 +16,7 @@ class Row:
 
     label: True = abnormal. mask: file whose positive pixels are abnormal; a normal image needs none
     (all zeros). patient: whoever the image shows, the unit of splits and of confidence intervals.
+    kind: of the anomaly, in the data set's words.
     """
 
     id: str
@@ -25,3 +26,4 @@ class Row:
     mask: Path | None = None
     patient: str | None = None
     dataset: str = ""
+    kind: str | None = None

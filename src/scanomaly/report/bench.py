@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +11,11 @@ from scanomaly.files import write_text
 from scanomaly.report.bench_tables import (
     INCOMPLETE,
     WITHIN_NOISE,
+    StratumTable,
     bench_csv,
     columns,
     difference_line,
+    kind_tables,
     matrices,
     mean_line,
     miss_line,
@@ -94,6 +96,7 @@ def bench_html(findings: Findings) -> str:
         "mean_head": MEAN_HEAD,
         "differences": [difference_line(one) for one in findings.differences],
         "sizes": size_tables(findings.sizes),
+        "kinds": kind_tables(findings.kinds),
         "misses": [miss_line(one) for one in findings.misses],
         "miss_head": MISS_HEAD,
         "missing": missing_lines(findings),
@@ -126,12 +129,8 @@ def bench_markdown(findings: Findings) -> str:
         [(one.rows, one.column, one.value, one.interval, one.p, one.verdict) for one in paired],
         PAIRED,
     )
-    for sizes in size_tables(findings.sizes):
-        rows_of = [
-            (row, *(" / ".join(filter(None, cell)) for cell in cells)) for row, cells in sizes.rows
-        ]
-        title = f"Lesion size, {sizes.dataset}: AUROC / sensitivity at 95 % specificity (%)"
-        lines += _part(title, ("Row", *sizes.sizes), rows_of)
+    lines += _strata("Lesion size", size_tables(findings.sizes))
+    lines += _strata("Kind of anomaly", kind_tables(findings.kinds))
     lines += _part("Worst misses", MISS_HEAD, [miss_line(one) for one in findings.misses])
     waiting = [f"{reason} Waiting: {names}." for reason, names in missing_lines(findings)]
     lines += _list("Missing, and what to do", waiting)
@@ -181,6 +180,15 @@ def _commands(findings: Findings) -> list[str]:
         f"scanomaly bench run {name}{data} --out BENCH{chosen}{options}",
         f"scanomaly bench report BENCH --table {name}",
     ]
+
+
+def _strata(title: str, tables: Sequence[StratumTable]) -> Iterator[str]:
+    for table in tables:
+        rows = [
+            (row, *(" / ".join(filter(None, cell)) for cell in cells)) for row, cells in table.rows
+        ]
+        whole = f"{title}, {table.dataset}: AUROC / sensitivity at 95 % specificity (%)"
+        yield from _part(whole, ("Row", *table.strata), rows)
 
 
 def _part(

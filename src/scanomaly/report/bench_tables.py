@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scanomaly.report.tables import METRIC_WORDS, percent
 
 if TYPE_CHECKING:
-    from scanomaly.bench.breakdown import Miss, SizeLine
+    from scanomaly.bench.breakdown import Miss, StratumLine
     from scanomaly.bench.comparison import ComparedCell, Numbers, RowMean
     from scanomaly.bench.differences import RowDifference
     from scanomaly.bench.findings import Findings
@@ -74,11 +74,11 @@ class DifferenceLine:
 
 
 @dataclass(frozen=True, slots=True)
-class SizeTable:
-    """A data set: its lesion sizes, and for each row AUROC and sensitivity at each size."""
+class StratumTable:
+    """A data set: its strata, and for each row AUROC and sensitivity in each of them."""
 
     dataset: str
-    sizes: Sequence[str]
+    strata: Sequence[str]
     rows: Sequence[tuple[str, Sequence[tuple[str, str]]]]
 
 
@@ -221,33 +221,45 @@ def noise_warnings(findings: Findings) -> list[str]:
     return warnings
 
 
-def size_tables(lines: Sequence[SizeLine]) -> list[SizeTable]:
-    """By data set; a row without a size has empty cells there."""
+def size_tables(lines: Sequence[StratumLine]) -> list[StratumTable]:
+    """Lesion sizes in percent of the image side, the smallest first."""
+    return _stratum_tables(lines, lambda name: float(name.partition("-")[0]), " %")
+
+
+def kind_tables(lines: Sequence[StratumLine]) -> list[StratumTable]:
+    """Kinds of anomaly, by name."""
+    return _stratum_tables(lines, str, "")
+
+
+def _stratum_tables(
+    lines: Sequence[StratumLine], order: Callable[[str], Any], unit: str
+) -> list[StratumTable]:
+    """By data set; a row without a stratum has empty cells there."""
     tables = []
     for dataset in dict.fromkeys(line.dataset for line in lines):
         own = [line for line in lines if line.dataset == dataset]
         counts: dict[str, int] = {}
         for line in own:
-            for name, (positives, _) in line.sizes.items():
+            for name, (positives, _) in line.strata.items():
                 counts[name] = max(counts.get(name, 0), positives)
-        names = sorted(counts, key=lambda name: float(name.partition("-")[0]))
+        names = sorted(counts, key=order)
         rows = [
             (
                 line.row,
                 [
                     (percent(found["auroc"]), percent(found["sensitivity_at_95_specificity"]))
-                    for found in (line.sizes.get(name, (0, _NO_SIZE))[1] for name in names)
+                    for found in (line.strata.get(name, (0, _NOTHING))[1] for name in names)
                 ],
             )
             for line in own
         ]
         tables.append(
-            SizeTable(dataset, [f"{name} % (n = {counts[name]})" for name in names], rows)
+            StratumTable(dataset, [f"{name}{unit} (n = {counts[name]})" for name in names], rows)
         )
     return tables
 
 
-_NO_SIZE: dict[str, float | None] = {"auroc": None, "sensitivity_at_95_specificity": None}
+_NOTHING: dict[str, float | None] = {"auroc": None, "sensitivity_at_95_specificity": None}
 
 
 def miss_line(miss: Miss) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from scanomaly.report.tables import (
 
 if TYPE_CHECKING:
     from scanomaly.evaluation import Evaluation
+    from scanomaly.metrics import Stratum
     from scanomaly.panels import Panel
 
 TEMPLATE = "detector.html.j2"
@@ -36,8 +37,8 @@ KIND_WORDS: Mapping[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class SizeLine:
-    """One lesion size: how many images, and its metrics."""
+class StratumLine:
+    """One lesion size or kind of anomaly: how many images, and its metrics."""
 
     name: str
     positives: int
@@ -93,7 +94,8 @@ def _context(evaluation: Evaluation) -> dict[str, object]:
         "flags": flags_of(evaluation.rows),
         "curves": curve_charts(evaluation),
         "size_chart": _drawn(size_chart(evaluation.by_size)),
-        "sizes": _size_lines(evaluation),
+        "sizes": _stratum_lines(evaluation.by_size),
+        "kinds": _stratum_lines(evaluation.by_kind),
         "groups": groups,
         "outlined": any(TRUTH in group.columns for group in groups),
         "parted": any(panel.part_maps for panel in evaluation.panels),
@@ -120,10 +122,10 @@ def _drawn(chart: Chart | None) -> list[Chart]:
     return [] if chart is None else [chart]
 
 
-def _size_lines(evaluation: Evaluation) -> list[SizeLine]:
+def _stratum_lines(strata: Mapping[str, Stratum]) -> list[StratumLine]:
     return [
-        SizeLine(name, stratum.positives, metric_lines(stratum.metrics))
-        for name, stratum in evaluation.by_size.items()
+        StratumLine(name, stratum.positives, metric_lines(stratum.metrics))
+        for name, stratum in strata.items()
     ]
 
 

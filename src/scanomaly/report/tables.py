@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from scanomaly.metrics import Estimate
+from scanomaly.metrics import Estimate, Stratum
 
 if TYPE_CHECKING:
     from scanomaly.evaluation import Evaluation
@@ -132,6 +132,13 @@ def count_words(rows: Sequence[ScoredImage]) -> str:
     return f"{len(rows)} ({normal} normal, {abnormal} abnormal){whose}"
 
 
+def _strata(strata: Mapping[str, Stratum]) -> dict[str, object]:
+    return {
+        name: {"positives": stratum.positives, **as_dicts(stratum.metrics)}
+        for name, stratum in strata.items()
+    }
+
+
 def metrics_json(evaluation: Evaluation) -> str:
     """The text of metrics.json: every number of the evaluation, without the single images."""
     flags = flags_of(evaluation.rows)
@@ -144,10 +151,8 @@ def metrics_json(evaluation: Evaluation) -> str:
         "number_of_images": _numbers(evaluation.rows),
         "image": as_dicts(evaluation.image),
         "pixel": as_dicts(evaluation.pixel),
-        "by_size": {
-            name: {"positives": stratum.positives, **as_dicts(stratum.metrics)}
-            for name, stratum in evaluation.by_size.items()
-        },
+        "by_size": _strata(evaluation.by_size),
+        "by_kind": _strata(evaluation.by_kind),
         "pixel_grid": evaluation.pixel_grid,
         "splits": dict(evaluation.splits),
         "threshold": evaluation.threshold,

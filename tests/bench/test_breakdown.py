@@ -21,7 +21,7 @@ def test_sizes_are_averaged_over_seeds(tmp_path):
     assert positives == 7
     assert metrics["auroc"] == pytest.approx(fmean(own))
     assert metrics["sensitivity_at_95_specificity"] is None
-    assert "0-2.5" not in lines[0].sizes  # no lesion of that size
+    assert "0-2.5" not in lines[0].strata  # no lesion of that size
 
 
 def test_the_worst_misses_come_first(tmp_path):

@@ -49,7 +49,10 @@ ARROWS: Mapping[str, frozenset[str]] = {
         ),
         "panels": "data inference",
         "evaluation": "config data errors inference methods metrics panels",
-        "fitting": "checkpoint config data errors inference methods run_folder training",
+        "warm_starts": "config errors",
+        "fitting": (
+            "checkpoint config data errors inference methods run_folder training warm_starts"
+        ),
         "prediction": "data errors files inference",
         "figures": "data errors files fitting inference methods records report",
         "vqa": (
@@ -73,7 +76,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
         ),
         "bench": (
             "backbones config data errors evaluation files fitting inference metrics presets "
-            "processes questions ray_cluster scanomaly vqa"
+            "processes questions ray_cluster scanomaly vqa warm_starts"
         ),
         "demo": "config data errors evaluation fitting presets",
         "demo_vqa": "asking data demo errors evaluation inference presets triples vqa",

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from itertools import count
 from pathlib import Path
+from typing import Any
 
-from scanomaly.bench.execution import Task
+import pytest
+
+from scanomaly.bench.execution import Task, execute
 from scanomaly.bench.jobs import Contents, Job, runs_folder
 from scanomaly.bench.results import JobResult, write_result
 from scanomaly.errors import DataError
@@ -17,6 +21,7 @@ from scanomaly.presets import preset
 BEGUN = "begun"
 GO = "go"
 """Beside the folders of jobs: lets those of "waits" end."""
+HALFWAY = "halfway"
 PATIENCE = 60.0
 
 
@@ -60,9 +65,28 @@ def quick_result(job: Job) -> JobResult:
     )
 
 
-def wait_for(path: Path) -> None:
+def fit_in_halves(task: Task) -> None:
+    """The real work of a tiny run, which waits for GO after its first epoch of two steps."""
+    from scanomaly.methods.reconstruction import ReconstructionDetector
+
+    with (task.folder / BEGUN).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    plain, steps = ReconstructionDetector.loss, count()
+
+    def loss(self: ReconstructionDetector, observation: Any) -> Any:
+        if next(steps) == 2:
+            (task.folder / HALFWAY).touch()
+            wait_for(task.folder.parent / GO, 3 * PATIENCE)
+        return plain(self, observation)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReconstructionDetector, "loss", loss)
+        execute(task)
+
+
+def wait_for(path: Path, patience: float = PATIENCE) -> None:
     """Until it exists; fails loudly if it never does."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} never came"
         time.sleep(0.02)

@@ -15,9 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from bench.quick_jobs import BEGUN, GO, begun, make_tasks, process_of, quick, wait_for
+from bench.quick_jobs import (
+    BEGUN,
+    GO,
+    HALFWAY,
+    PATIENCE,
+    begun,
+    fit_in_halves,
+    make_tasks,
+    process_of,
+    quick,
+    wait_for,
+)
 from bench.test_execution import task_of
-from bench.test_local_pool import is_running, pool
+from bench.test_local_pool import is_running
 from scanomaly.bench.execution import Task
 from scanomaly.bench.grid import run_grid
 from scanomaly.bench.local_pool import LocalPool
@@ -60,6 +71,12 @@ def test_results_are_those_of_the_local_pool_whatever_else_fails(
     here = task_of(tmp_path / "here", tiny.run, tiny.data)
     assert run_grid([here], lambda _: LocalPool(1, threads=1)).computed == 1
     assert numbers(there) == numbers(here)
+
+
+def scores_of(task: Task) -> tuple[float, ...]:
+    result = read_result(task.folder)
+    assert result is not None
+    return result.scores
 
 
 DRIVER = """
@@ -109,24 +126,31 @@ def test_a_job_that_fits_no_machine_is_refused(cluster: TinyCluster, tmp_path: P
         run_grid(make_tasks(tmp_path, "fine"), lambda _: RayPool(cluster.address, cpus=64))
 
 
-def test_a_machine_that_is_killed_costs_only_time(cluster: TinyCluster, tmp_path: Path):
-    tasks = make_tasks(tmp_path, "waits", "waits")
+def test_a_machine_that_is_killed_costs_only_time(
+    cluster: TinyCluster, tiny: TinyRun, tmp_path: Path
+):
+    """Both real fits are in their second epoch; the lost one goes on elsewhere from its first."""
+    runs = [tiny.run.with_overrides([f"fit.seed={seed}"]) for seed in (3, 4)]
+    tasks = [task_of(tmp_path / "there", run, tiny.data) for run in runs]
 
     def lose_a_machine() -> None:
         for task in tasks:
-            wait_for(task.folder / BEGUN)
+            wait_for(task.folder / HALFWAY, 3 * PATIENCE)
         cluster.kill(cluster.worker_of(process_of(tasks[0])))
         (tasks[0].folder.parent / GO).touch()
 
     lost = threading.Thread(target=lose_a_machine)
     lost.start()
-    summary = run_grid(tasks, lambda _: RayPool(cluster.address, perform=quick))
+    summary = run_grid(tasks, lambda _: RayPool(cluster.address, perform=fit_in_halves))
     lost.join()
     assert (summary.computed, summary.failures) == (2, ())
     assert [begun(task) for task in tasks] == [2, 1]
-    same = make_tasks(tmp_path / "here", "fine", "fine")
-    run_grid(same, lambda _: pool(1))
-    assert [numbers(task)["metrics"] for task in tasks] == [numbers(t)["metrics"] for t in same]
+    same = [task_of(tmp_path / "here", run, tiny.data) for run in runs]
+    run_grid(same, lambda _: LocalPool(1, threads=1))
+    scores = [scores_of(task) for task in tasks]
+    assert scores[0] != pytest.approx(scores[1], rel=1e-3), "two fits that differ"
+    for task, other in zip(tasks, same, strict=True):
+        assert scores_of(task) == pytest.approx(scores_of(other), rel=1e-4)
 
 
 @pytest.mark.parametrize("listens", [False, True])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scanomaly.errors import CheckpointError
+from scanomaly.errors import CheckpointError, WeightsError
 from scanomaly.ray_cluster import ClusterError
 from scanomaly.scoring import ScoringError, on_ray, score_manifest
 from scoring.test_archive import SHARD, rows_in, write_manifest
@@ -32,6 +32,19 @@ def test_errors_name_the_node(cluster: TinyCluster, tiny: TinyRun, run_copy: Pat
     message = rf"^on {socket.gethostname()}: .*model\.safetensors is damaged"
     with pytest.raises(CheckpointError, match=message):
         score_manifest(run_copy, manifest, tmp_path / "out", options)
+
+
+def test_a_worker_without_the_weights_says_which(
+    cluster: TinyCluster, tiny: TinyRun, run_copy: Path, tmp_path: Path
+):
+    manifest = write_manifest(tmp_path / "m.csv", tiny)
+    words = (run_copy / "run.yaml").read_text()
+    assert str(tiny.weights) in words
+    (run_copy / "run.yaml").write_text(words.replace(str(tiny.weights), str(tmp_path / "gone")))
+    message = rf"^on {socket.gethostname()}: .*{tmp_path / 'gone'}.* does not exist"
+    with pytest.raises(WeightsError, match=message):
+        score_manifest(run_copy, manifest, tmp_path / "out", replace(SHARD, ray=cluster.address))
+    assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
 def test_workers_that_never_start(

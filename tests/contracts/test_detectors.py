@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from methods.tiny_anomalib import UNUSED
 from methods.tiny_detectors import (
-    SIDE,
     TINY_CONFIGS,
     LabelledImages,
     Weights,
@@ -30,7 +30,6 @@ from scanomaly.training import History
 OPTIONS = FitOptions(
     epochs=2, batch_size=4, learning_rate=1e-2, warm_up=0.3, seed=3, accelerator="cpu"
 )
-TRAINING = LabelledImages(random_images(8))
 Case = tuple[str, str]
 """Method and name of its tiny configuration."""
 
@@ -63,6 +62,11 @@ class Fitted:
     history: History
     before: dict[str, Tensor]
     fingerprints: list[str]
+    training: LabelledImages
+
+    @property
+    def side(self) -> int:
+        return self.detector.input_spec.side
 
     @property
     def trainable(self) -> set[str]:
@@ -78,9 +82,10 @@ def fitted_detector(case: Case, config: Frozen, run_dir: Path) -> Fitted:
     detector = METHODS[method].build(config)
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     fingerprints = [backbone.fingerprint() for backbone in detector.frozen()]
-    history = detector.fit(TRAINING, options=OPTIONS, run_dir=run_dir)
+    training = LabelledImages(random_images(8, side=detector.input_spec.side))
+    history = detector.fit(training, options=OPTIONS, run_dir=run_dir)
     run = Run(preset=f"tiny-{name}", source="tests", method=method, config=config, fit=OPTIONS)
-    return Fitted(detector, run, run_dir, history, before, fingerprints)
+    return Fitted(detector, run, run_dir, history, before, fingerprints, training)
 
 
 @pytest.fixture(scope="module", params=cases(METHODS), ids="-".join)
@@ -92,8 +97,8 @@ def fitted(
 
 
 @pytest.fixture(scope="module")
-def images() -> Tensor:
-    return random_images(3, seed=1)
+def images(fitted: Fitted) -> Tensor:
+    return random_images(3, seed=1, side=fitted.side)
 
 
 def test_every_method_has_a_configuration_model():
@@ -108,9 +113,8 @@ def test_a_method_without_a_tiny_configuration_fails(weights):
 
 def test_prediction_has_the_methods_side_and_finite_values(fitted, images):
     prediction = fitted.predict(images)
-    assert fitted.detector.input_spec.side == SIDE
     assert prediction.score.shape == (3,)
-    assert prediction.anomaly_map.shape == (3, 1, SIDE, SIDE)
+    assert prediction.anomaly_map.shape == (3, 1, fitted.side, fitted.side)
     tensors = [prediction.score, prediction.anomaly_map, *prediction.parts.values()]
     if prediction.reconstruction is not None:
         assert 0 <= prediction.reconstruction.min() <= prediction.reconstruction.max() <= 1
@@ -123,7 +127,7 @@ def test_prediction_has_the_methods_side_and_finite_values(fitted, images):
 
 
 def test_the_batch_an_image_comes_in_changes_nothing(fitted):
-    images = random_images(8, seed=1)
+    images = random_images(8, seed=1, side=fitted.side)
     together = fitted.predict(images)
     alone = [fitted.predict(image[None]) for image in images]
     score = torch.cat([one.score for one in alone])
@@ -161,7 +165,7 @@ def test_predict_changes_no_state_and_repeats_itself(fitted, images):
 
 def test_an_image_without_content_scores_finite(fitted):
     for value in (0.0, 1.0):
-        prediction = fitted.predict(torch.full((1, 3, SIDE, SIDE), value))
+        prediction = fitted.predict(torch.full((1, 3, fitted.side, fitted.side), value))
         assert prediction.score.isfinite().all()
         assert prediction.anomaly_map.isfinite().all()
 
@@ -181,8 +185,8 @@ def test_fit_leaves_the_backbones_untouched(fitted):
 
 def test_fit_changes_every_trainable_tensor(fitted):
     after = fitted.detector.state_dict()
-    unchanged = [k for k in fitted.trainable if torch.equal(after[k], fitted.before[k])]
-    assert unchanged == []
+    unchanged = {k for k in fitted.trainable if torch.equal(after[k], fitted.before[k])}
+    assert unchanged == UNUSED.get(fitted.run.preset.removeprefix("tiny-"), set())
 
 
 def test_fit_changes_something(fitted):
@@ -197,8 +201,8 @@ def test_fit_reports_and_leaves_checkpoints_and_logs(fitted):
         assert history.train_loss == ()
         assert not (run_dir / "checkpoints").exists()
         return
-    batches = 2 * len(TRAINING) // OPTIONS.batch_size
-    assert history.steps in (batches, 2 * batches), "one optimiser, or two that take turns"
+    batches = 2 * len(fitted.training) // OPTIONS.batch_size
+    assert history.steps % batches == 0, "one optimiser's step, or several, in each batch"
     assert len(history.train_loss) == 2
     assert history.train_loss[1] < history.train_loss[0]
     assert history.checkpoint == "last epoch"
@@ -216,7 +220,7 @@ def test_fit_repeats_itself_whatever_was_done_before(fitted, images, tmp_path):
     with suppress(FitError):  # a memory that is still empty
         detector.predict(batch_of(images))
     torch.rand(17)
-    history = detector.fit(TRAINING, options=OPTIONS, run_dir=tmp_path)
+    history = detector.fit(fitted.training, options=OPTIONS, run_dir=tmp_path)
     assert history == fitted.history
     for key, value in fitted.detector.fitted_state().items():
         assert torch.equal(detector.fitted_state()[key], value), key
@@ -226,7 +230,7 @@ def test_fit_in_bf16_keeps_its_weights_and_the_backbones_in_fp32(fitted, images,
     torch.manual_seed(0)
     detector = type(fitted.detector).build(fitted.run.config)
     half = OPTIONS.model_copy(update={"precision": "bf16"})
-    history = detector.fit(TRAINING, options=half, run_dir=tmp_path)
+    history = detector.fit(fitted.training, options=half, run_dir=tmp_path)
     assert history.train_loss == pytest.approx(fitted.history.train_loss, rel=0.05)
     assert not history.steps or history.train_loss != fitted.history.train_loss
     state = detector.fitted_state().values()
@@ -263,7 +267,7 @@ def test_a_saved_detector_scores_the_same(fitted, images, tmp_path):
 
 
 def test_calibrate_gives_healthy_scores_and_a_map_range(fitted, images):
-    batches = [batch_of(images), batch_of(random_images(2, seed=2))]
+    batches = [batch_of(images), batch_of(random_images(2, seed=2, side=fitted.side))]
     calibration = fitted.detector.calibrate(batches, false_alarm_rate=0.2, source="healthy")
     assert isinstance(calibration, Calibration)
     scores = torch.cat([fitted.detector.predict_held_out(batch).score for batch in batches])

@@ -91,5 +91,14 @@ TINY_MODELS: Mapping[str, Callable[[Weights], object]] = {
 }
 """`model.name` -> its tiny configuration."""
 
-IN_CONTRACTS = ("patchcore", "padim", "ganomaly", "stfpm")
-"""A memory, Gaussians, networks without a backbone and with one; the others have their own test."""
+UNUSED: Mapping[str, frozenset[str]] = {
+    "cfa": frozenset({"model.descriptor.layer.weight", "model.descriptor.layer.bias"}),
+    "reverse_distillation": frozenset(
+        {
+            "model.bottleneck.conv4.weight",
+            "model.bottleneck.bn4.weight",
+            "model.bottleneck.bn4.bias",
+        }
+    ),
+}
+"""`model.name` -> parameters that anomalib makes and never uses."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backbones.tiny_networks import make_network, save_folder
-from methods.tiny_anomalib import IN_CONTRACTS, TINY_MODELS, prompted_clip
+from methods.tiny_anomalib import TINY_MODELS, prompted_clip
 from scanomaly.config.backbones import BackboneConfig, ClipConfig
 from scanomaly.config.base import Frozen
 from scanomaly.config.iqe_clip import (
@@ -172,7 +172,7 @@ TINY_CONFIGS: Mapping[str, Mapping[str, Callable[[Weights], Frozen]]] = {
     "mvfa": {"few": few_shot_mvfa, "zero": zero_shot_mvfa},
     "iqe_clip": {"code": published_iqe_clip, "paper": paper_iqe_clip},
     "prompted_clip": {"tiny": prompted_clip},
-    "anomalib": {name: TINY_MODELS[name] for name in IN_CONTRACTS},
+    "anomalib": TINY_MODELS,
 }
 """Method -> its tiny configurations by name; the contract tests run over all of them."""
 
@@ -197,11 +197,11 @@ def weight_folders(root: Path) -> Weights:
     return folder
 
 
-def random_images(count: int, seed: int = 0) -> Tensor:
-    """Smooth random pictures (count, 3, SIDE, SIDE) in 0..1."""
+def random_images(count: int, seed: int = 0, side: int = SIDE) -> Tensor:
+    """Smooth random pictures (count, 3, side, side) in 0..1."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, SIDE // 4, SIDE // 4, generator=generator)
-    return torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear")
+    coarse = torch.rand(count, 3, side // 4, side // 4, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
 
 
 def batch_of(image: Tensor) -> Batch:
@@ -241,7 +241,7 @@ class LabelledImages:
 
     def collate(self, items: list[int]) -> Batch:
         label = torch.tensor([index % 2 == 1 for index in items])
-        mask = torch.zeros(len(items), 1, SIDE, SIDE, dtype=torch.bool)
+        mask = torch.zeros(len(items), 1, *self.image.shape[2:], dtype=torch.bool)
         mask[label, :, 8:20, 4:16] = True
         return Batch(
             self.image[items],

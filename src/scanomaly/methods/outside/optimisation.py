@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from scanomaly.config.fit import FitOptions
 from scanomaly.errors import FitError
 from scanomaly.training import OwnOptimisation
@@ -30,6 +32,7 @@ def own_optimisation(module: Any, options: FitOptions, *, by_step: bool) -> OwnO
         first, second = found if isinstance(found, tuple) else (found, [])
         moving = list(first) if isinstance(first, list) else [first]
         set_rate(moving, second, options.learning_rate)
+        forget_numpy(second)
         interval = "step" if by_step else "epoch"
         return moving, [{"scheduler": schedule, "interval": interval} for schedule in second]
 
@@ -62,6 +65,13 @@ def set_rate(optimisers: Sequence[Any], schedules: Sequence[Any], rate: float) -
                 schedule.schedule * share,
                 schedule.final_value * share,
             )
+
+
+def forget_numpy(schedules: Sequence[Any]) -> None:
+    """Tables of rates as lists: checkpoints are read without running code, and hold no arrays."""
+    for schedule in schedules:
+        if isinstance(getattr(schedule, "schedule", None), np.ndarray):
+            schedule.schedule = schedule.schedule.tolist()
 
 
 def with_own_clipping(options: FitOptions, module: Any) -> FitOptions:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from scanomaly.checkpoint import fill, save_calibration, save_detector
+from scanomaly.config.data import DataConfig
 from scanomaly.config.fit import Precision
 from scanomaly.config.run import Run
 from scanomaly.data.dataset import ImageDataset
@@ -265,9 +266,8 @@ def _record(
     chosen = history.checkpoint
     if chosen == "best validation loss":
         chosen += f" on {len(roles.validation)} held-out images"
-    pasted = f", {run.data.pasted} made abnormal of each normal one" if run.data.pasted else ""
     return TrainingRecord(
-        trained_on=roles.trained_on + pasted,
+        trained_on=roles.trained_on + _pasted_words(run.data, roles.train),
         checkpoint=chosen,
         calibrated_on=roles.source,
         warm_start=run.fit.warm_start or "none",
@@ -278,6 +278,14 @@ def _record(
         images={"train": len(roles.train), "healthy": len(roles.healthy)},
         notes=(*manifest.overlap_words(), *roles.notes),
     )
+
+
+def _pasted_words(data: DataConfig, train: Manifest) -> str:
+    everywhere = data.pasted_into == "all"
+    if not data.pasted or not (everywhere or train.label_only):
+        return ""
+    words = f", {data.pasted} made abnormal of each normal one"
+    return words if everywhere else f"{words} of sets without masks"
 
 
 def _calibrate(out: Path, roles: Roles, precision: Precision = "fp32") -> FittedDetector:

@@ -1,5 +1,7 @@
 """Pasted places: what is said to have changed has, and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -85,6 +87,17 @@ def test_pasted_images_stand_behind_the_others(styles):
         assert changed.any()
     assert not torch.equal(of_one[0].image, of_one[1].image)
     assert torch.equal(more[-1].image, more[len(more) - 1].image)
+
+
+def test_sets_with_masks_can_be_left_as_they_are(styles):
+    manifest = read_manifest(styles, "Stained_Tissue")
+    data = DataConfig(supervision="few_shot", pasted=1, pasted_into="label_only")
+    bare = replace(manifest, label_only=frozenset({manifest.dataset}))
+    plain, taught = (
+        ImageDataset(given, InputSpec(side=96), data, pasted=1) for given in (manifest, bare)
+    )
+    assert len(plain) == len(manifest)
+    assert len(taught) == len(manifest) + len(manifest.normals())
 
 
 def test_methods_that_learn_from_normal_images_refuse_abnormal_ones(styles):

@@ -27,7 +27,7 @@ _REQUIRED: Mapping[str, str] = {"few_shot": "shots", "zero_shot": "target"}
 _BELONGS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("shots", "support"), ("few_shot",)),
     **dict.fromkeys(("target", "exclude_siblings", "training_folder"), ("zero_shot",)),
-    "pasted": ("few_shot", "zero_shot"),
+    **dict.fromkeys(("pasted", "pasted_into"), ("few_shot", "zero_shot")),
 }
 """Field -> the supervisions that it means something for."""
 
@@ -66,6 +66,8 @@ class DataConfig(Frozen):
     pasted: int = Field(default=0, ge=0)
     """few_shot, zero_shot: so many abnormal images made of every normal training image, by pasting
     places that do not belong there (ours: the lesions of a few sets look alike)."""
+    pasted_into: Literal["all", "label_only"] = "all"
+    """label_only: only into sets without masks, which else teach nowhere where anomalies are."""
 
     @field_validator("support")
     @classmethod

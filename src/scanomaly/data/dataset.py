@@ -43,7 +43,8 @@ class ImageDataset(Dataset[Item]):
 
     with_masks=False leaves mask files unread, where nobody looks at `Batch.mask`. copies: a name in
     COPIES; item `copy * rows + row` is that copy of the row, under the row's own id. Behind them
-    come `pasted` abnormal images made of each normal one, the same in every epoch.
+    come `pasted` abnormal images made of each normal one that data.pasted_into names, the same in
+    every epoch.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class ImageDataset(Dataset[Item]):
         self.with_masks = with_masks
         self._augment = AUGMENTATIONS[data.augmentation]
         self._copies = COPIES[copies]
-        self._normals = [place for place, row in enumerate(self.rows) if row.label is False]
+        self._normals = [place for place, row in enumerate(self.rows) if self._takes_pasted(row)]
         self._pasted = pasted
 
     def __len__(self) -> int:
@@ -89,6 +90,10 @@ class ImageDataset(Dataset[Item]):
         mask = self._mask(row, geometry, epoch is not None) if self.with_masks else None
         mask = None if mask is None else copy_mask(copy, mask)
         return Item(copy(to_unit(image)), row.id, row.label, mask, geometry, row.dataset)
+
+    def _takes_pasted(self, row: Row) -> bool:
+        everywhere = self.data.pasted_into == "all"
+        return row.label is False and (everywhere or row.dataset in self.label_only)
 
     def _with_foreign_places(self, number: int) -> Item:
         """A normal image with places of itself and of another one where they do not belong."""

@@ -28,7 +28,7 @@ from scanomaly.config.fit import FitOptions
 from scanomaly.config.prompted_clip import PromptedClipConfig
 from scanomaly.config.run import Run
 from scanomaly.presets.offline import BLOCKS as TINY_BLOCKS
-from scanomaly.presets.offline import FEW_DATA, TINY_CLIP
+from scanomaly.presets.offline import FEW_IMAGES, TINY_CLIP
 
 SOURCE = "anomalib 2.7, {}; docs/baselines.md"
 ONCE = FitOptions(epochs=1, batch_size=32)
@@ -176,8 +176,7 @@ def patchcore_tiny_clip() -> Run:
         **IN_PILLOW,
     )
     run = _run("patchcore-tiny-clip", "K normal images, the whole memory, ours", config)
-    data = FEW_DATA.model_copy(update={"copies": "none"})
-    return run.model_copy(update={"data": data})
+    return run.model_copy(update={"data": FEW_IMAGES})
 
 
 def _winclip_offline(name: str, few: bool) -> Run:
@@ -185,8 +184,7 @@ def _winclip_offline(name: str, few: bool) -> Run:
         model=Winclip(few_shot=few), side=OFFLINE_SIDE, backbone=TINY_CLIP, **IN_PILLOW
     )
     run = _run(name, "at small scale, ours", config)
-    data = FEW_DATA.model_copy(update={"copies": "none"}) if few else run.data
-    return run.model_copy(update={"data": data})
+    return run.model_copy(update={"data": FEW_IMAGES if few else run.data})
 
 
 def _prompted_clip(name: str, config: PromptedClipConfig) -> Run:

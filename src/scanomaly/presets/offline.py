@@ -18,13 +18,9 @@ TINY_CLIP = ClipConfig(name="tiny-clip/phantom", side=128)
 """At the side and with the normalisation of its pretraining; a grid of 16x16."""
 BLOCKS = (2, 5, 8, 11)
 """Quarters of twelve blocks, as published for 24."""
-FEW_DATA = DataConfig(
-    supervision="few_shot",
-    shots=4,
-    support="seed:7",
-    copies="mvfa",
-    pasted=11,
-    pasted_into="label_only",
+FEW_IMAGES = DataConfig(supervision="few_shot", shots=4, support="seed:7")
+FEW_DATA = FEW_IMAGES.model_copy(
+    update={"copies": "mvfa", "pasted": 11, "pasted_into": "label_only"}
 )
 """Pasted places helped on tuning patients where there are no masks (chest, three supports, image
 AUROC of IQE-CLIP 0.80, 0.55, 0.39 to 0.90, 0.84, 0.87), and did not on OCT, CT and brain."""

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"
 """Sums in one order on every machine, here and in processes that tests start: comparisons down to
 rounding, and Adam's answer to gradients near zero, hang on it. Set before torch is imported."""
+
+# shells start background jobs deaf to Ctrl-C, and so would be the processes that tests start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _HERE = Path(__file__).parent
 _SHARED = _HERE.parents[1] / "shared" / "golden"

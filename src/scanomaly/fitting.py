@@ -281,7 +281,7 @@ def _record(
 
 
 def _pasted_words(data: DataConfig, train: Manifest) -> str:
-    everywhere = data.pasted_into == "all"
+    everywhere = data.pastes_into(masked=True)
     if not data.pasted or not (everywhere or train.label_only):
         return ""
     words = f", {data.pasted} made abnormal of each normal one"

@@ -87,6 +87,7 @@ def test_pasted_images_stand_behind_the_others(styles):
         assert changed.any()
     assert not torch.equal(of_one[0].image, of_one[1].image)
     assert torch.equal(more[-1].image, more[len(more) - 1].image)
+    assert torch.equal(more[-len(more)].image, more[0].image)
 
 
 def test_sets_with_masks_can_be_left_as_they_are(styles):

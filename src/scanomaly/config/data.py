@@ -90,6 +90,10 @@ class DataConfig(Frozen):
                 )
         return self
 
+    def pastes_into(self, *, masked: bool) -> bool:
+        """Whether normal images of a set with masks, or of one without, are pasted into."""
+        return self.pasted_into == "all" or not masked
+
     def require_complete(self) -> None:
         """Raises ConfigError where the supervision lacks what only a user can say."""
         needed = _REQUIRED.get(self.supervision)

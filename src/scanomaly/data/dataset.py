@@ -76,9 +76,10 @@ class ImageDataset(Dataset[Item]):
         index = draw.index if isinstance(draw, Draw) else draw
         if not -len(self) <= index < len(self):
             raise IndexError(index)
+        index %= len(self)
         own = len(self.rows) * len(self._copies)
-        if index % len(self) >= own:
-            return self._with_foreign_places(index % len(self) - own)
+        if index >= own:
+            return self._with_foreign_places(index - own)
         which, place = divmod(index, len(self.rows))
         row, copy = self.rows[place], self._copies[which]
         pixels = read_image(row.path, self.data.window)
@@ -92,8 +93,8 @@ class ImageDataset(Dataset[Item]):
         return Item(copy(to_unit(image)), row.id, row.label, mask, geometry, row.dataset)
 
     def _takes_pasted(self, row: Row) -> bool:
-        everywhere = self.data.pasted_into == "all"
-        return row.label is False and (everywhere or row.dataset in self.label_only)
+        masked = row.dataset not in self.label_only
+        return row.label is False and self.data.pastes_into(masked=masked)
 
     def _with_foreign_places(self, number: int) -> Item:
         """A normal image with places of itself and of another one where they do not belong."""

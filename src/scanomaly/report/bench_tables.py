@@ -248,7 +248,7 @@ def _stratum_tables(
                 line.row,
                 [
                     (percent(found["auroc"]), percent(found["sensitivity_at_95_specificity"]))
-                    for found in (line.strata.get(name, (0, _NOTHING))[1] for name in names)
+                    for found in (line.strata.get(name, (0, _NO_STRATUM))[1] for name in names)
                 ],
             )
             for line in own
@@ -259,7 +259,7 @@ def _stratum_tables(
     return tables
 
 
-_NOTHING: dict[str, float | None] = {"auroc": None, "sensitivity_at_95_specificity": None}
+_NO_STRATUM: dict[str, float | None] = {"auroc": None, "sensitivity_at_95_specificity": None}
 
 
 def miss_line(miss: Miss) -> tuple[str, ...]:

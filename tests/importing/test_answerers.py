@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import tokenizers
 import torch
-from published_files import bert, gpt2, head, linears, random_values, saved, vit
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from golden_parity import assert_parity
 from golden_parity import weights as golden_weights
+from importing.published_files import bert, gpt2, head, linears, random_values, saved, vit
 from scanomaly.asking import load_answerer
 from scanomaly.config.vqa import (
     FormerConfig,

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from published_files import iqe_content, mvfa_content, saved
 from safetensors.torch import load_file
-from tiny_published import (
+from torch import Tensor
+
+from golden_parity import assert_parity
+from golden_parity import weights as golden_weights
+from importing.published_files import iqe_content, mvfa_content, saved
+from importing.tiny_published import (
     QFAE_SIZES,
     iqe_run,
     iqe_tensors,
@@ -21,10 +25,6 @@ from tiny_published import (
     save_iqe_clip,
     save_mvfa_clip,
 )
-from torch import Tensor
-
-from golden_parity import assert_parity
-from golden_parity import weights as golden_weights
 from scanomaly.backbones.weights.verification import sha256
 from scanomaly.checkpoint import load_calibration, load_detector
 from scanomaly.config.run import Run

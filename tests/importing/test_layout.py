@@ -7,9 +7,9 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from published_files import Shapes, iqe_clip, kq_former, mvfa, qfae
 from torch import nn
 
+from importing.published_files import Shapes, iqe_clip, kq_former, mvfa, qfae
 from scanomaly.backbones.base import Backbone
 from scanomaly.backbones.clip import Clip, ClipText, ClipVision, tokenize
 from scanomaly.backbones.loading import create

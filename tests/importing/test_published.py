@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 import torch
-from published_files import mvfa, mvfa_content, saved
 from torch import nn
 
+from importing.published_files import mvfa, mvfa_content, saved
 from scanomaly.errors import CheckpointError
 from scanomaly.importing.published import SAFE, read_published
 

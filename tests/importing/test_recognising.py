@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_files import Shapes, iqe_clip, kq_former, mvfa, qfae, saved
 
+from importing.published_files import Shapes, iqe_clip, kq_former, mvfa, qfae, saved
 from scanomaly.errors import CheckpointError, ConfigError
 from scanomaly.importing import LAYOUTS, preset_for
 from scanomaly.importing.published import Published

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import open_clip
 import timm
 import torch
-from published_files import Shapes, iqe_clip, mvfa, qfae, random_values
 from safetensors.torch import save_file
 from torch import Tensor
 
 from golden_parity import weights as golden_weights
+from importing.published_files import Shapes, iqe_clip, mvfa, qfae, random_values
 from methods.tiny_detectors import MAE, weight_folders
 from scanomaly.backbones import build_backbone
 from scanomaly.config.backbones import BackboneConfig, ClipConfig

@@ -176,6 +176,30 @@ def test_averages_agree_with_the_printed_ones():
         assert sum(values) / len(values) == pytest.approx(printed, abs=0.01)
 
 
+def test_a_number_that_is_printed_twice_is_one_experiment():
+    """QFAE's ablations go on from the best row of the one before."""
+    runs: dict[float, set[tuple[object, object]]] = {}
+    for name in ("qfae-table2a", "qfae-table2b", "qfae-table2c", "qfae-table2d", "qfae-table3"):
+        for _, _, cell in table(name).experiments():
+            run = resolved(cell.preset, cell.options)
+            runs.setdefault(cell.published, set()).add((repr(run.config), repr(run.data)))
+    assert {number for number, ours in runs.items() if len(ours) == 1} == runs.keys()
+    assert {88.5, 92.6, 93.0} < runs.keys()
+
+
+def test_means_stand_where_no_more_is_printed():
+    levels, objects = table("mvfa-table5"), table("mvfa-table11")
+    assert {len(row.means) for row in (*levels.rows[:-1], *objects.rows)} == {2}
+    means = {row.label: dict(row.means) for row in levels.rows}
+    assert means["level 3 alone"] == {"image.auroc": 81.25, "pixel.auroc": 96.03}
+    assert means["all levels, scored at 3"] == {"image.auroc": 84.32, "pixel.auroc": 98.54}
+    for own in (levels, objects):
+        assert own.has_published
+        for row in own.rows:
+            assert row.means.keys() <= {cell.metric for cell in row.cells.values()}
+    assert not table("offline").has_published
+
+
 def test_an_unknown_table_names_the_known_ones():
     with pytest.raises(ConfigError, match=r"no table 'qfae-5'; there are .*qfae-table5"):
         table("qfae-5")

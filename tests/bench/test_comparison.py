@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 
 import pytest
 
+from bench.made_results import cells as made_cells
 from bench.made_results import full_results, made_result, small_table, write_bench
 from scanomaly.bench.comparison import (
     compare,
@@ -135,13 +136,27 @@ def test_undefined_and_unknown_metrics_are_told(tmp_path):
 def test_means_need_every_column(tmp_path):
     results = full_results()
     del results["poor", "Chest image", 1, "honest"], results["poor", "Chest image", 2, "honest"]
-    _, cells = compared(tmp_path, results)
-    means = {(mean.row, mean.metric): mean for mean in row_means(cells.values())}
+    found, cells = compared(tmp_path, results)
+    means = {(mean.row, mean.metric): mean for mean in row_means(found.table, cells.values())}
     assert means.keys() == {("good", "image.auroc")}
     mean = means["good", "image.auroc"]
     assert mean.published == 85
     own = [cells["good", f"{name} image"].ours.mean for name in ("Brain", "Chest")]
     assert mean.ours == pytest.approx(fmean(own))
+
+
+def test_a_mean_that_the_paper_prints_stands_beside_ours(tmp_path):
+    nothing = made_cells("mvfa-few", (None, None, None))
+    rows = (
+        TableRow("good", nothing, {"image.auroc": 95.0}),
+        TableRow("poor", nothing, {"image.auroc": 1.0}),
+    )
+    found, cells = compared(tmp_path, full_results(), rows=rows)
+    good, poor = (one for one in row_means(found.table, cells.values()))
+    assert (good.published, poor.published) == (95.0, 1.0)
+    assert good.difference == pytest.approx(good.ours - 95.0)
+    assert poor.difference == pytest.approx(poor.ours - 1.0)
+    assert (good.within_noise, poor.within_noise) == (True, False)
 
 
 def test_cider_is_not_a_share(tmp_path):

@@ -70,6 +70,24 @@ def test_html_has_every_part(found):
     assert "scanomaly bench run small --data DATA --out BENCH --seeds 1,2" in text
 
 
+def test_means_that_the_paper_prints_stand_beside_ours(tmp_path):
+    rows = tuple(
+        TableRow(row.label, cells("mvfa-few", (None, None, None)), {"image.auroc": 95.0})
+        for row in small_table().rows
+    )
+    table = small_table(rows=rows)
+    write_bench(tmp_path, table, full_results())
+    own = findings(tmp_path, table)
+    good, poor = own.means
+    assert good.ours > poor.ours
+    what = "image AUROC, mean of 2 columns | 95.00 |"
+    text = bench_markdown(own).replace("\\[", "[")
+    assert f"| good | {what} {good.ours:.1f} [" in text
+    assert f"| {good.difference:+.1f} (within noise) |" in text
+    assert f"| {poor.difference:+.1f} |" in text
+    assert "95.00" in bench_html(own)
+
+
 def spread(cell: ComparedCell) -> str:
     ours = cell.ours
     assert ours is not None
@@ -179,7 +197,11 @@ def test_files(found, tmp_path, monkeypatch):
 
 def test_a_table_of_our_own_is_a_matrix(found):
     own = [replace(one, cell=replace(one.cell, published=None)) for one in found.cells]
-    ours = replace(found, cells=own)
+    bare = tuple(
+        replace(row, cells={n: replace(c, published=None) for n, c in row.cells.items()})
+        for row in found.table.rows
+    )
+    ours = replace(found, cells=own, table=replace(found.table, rows=bare))
     (cell,) = [c for c in own if (c.row, c.column) == ("good", "Brain image")]
     numbers = f"{cell.ours.mean:.1f} [{cell.ours.low:.1f}, {cell.ours.high:.1f}]"
     plain = bench_markdown(ours).replace("\\[", "[")

@@ -281,9 +281,22 @@ class RowMean:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def difference(self) -> float | None:
+        """Ours above the published number."""
+        return None if self.published is None else self.ours - self.published
 
-def row_means(cells: Iterable[ComparedCell]) -> list[RowMean]:
+    @property
+    def within_noise(self) -> bool | None:
+        """Whether other patients alone could make the difference; None where we do not know."""
+        if self.published is None or self.low is None or self.high is None:
+            return None
+        return self.low <= self.published <= self.high
+
+
+def row_means(table: Table, cells: Iterable[ComparedCell]) -> list[RowMean]:
     """Of rows with numbers in at least two columns of a metric, and in all that have one."""
+    printed = {row.label: row.means for row in table.rows}
     groups: dict[tuple[str, str], list[ComparedCell]] = {}
     for cell in cells:
         groups.setdefault((cell.row, cell.cell.metric), []).append(cell)
@@ -292,7 +305,7 @@ def row_means(cells: Iterable[ComparedCell]) -> list[RowMean]:
         ours = [cell.ours for cell in own if cell.ours is not None]
         published = [c.cell.published for c in own if c.cell.published is not None]
         if len(own) > 1 and len(ours) == len(own):
-            theirs = fmean(published) if len(published) == len(own) else None
+            theirs = fmean(published) if len(published) == len(own) else printed[row].get(metric)
             low, high = interval_of_mean([(one.mean, one.low, one.high) for one in ours], True)
             mean = fmean(one.mean for one in ours)
             means.append(RowMean(row, metric, len(own), theirs, mean, low, high))

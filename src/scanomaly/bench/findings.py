@@ -58,7 +58,7 @@ def findings(out: Path, table: Table, pairs: Sequence[Pair] = ()) -> Findings:
         options=results.plan.options,
         simulated=set(table.datasets) <= STYLE_SETS.keys(),
         cells=tuple(cells),
-        means=tuple(row_means(cells)),
+        means=tuple(row_means(table, cells)),
         differences=tuple(Differences(results).of((*table.compare, *pairs))),
         sizes=tuple(size_lines(results)),
         kinds=tuple(kind_lines(results)),

@@ -105,8 +105,7 @@ def _seeds(given: str | None, table: Table) -> tuple[int, ...]:
 def _protocols(given: str | None, table: Table) -> tuple[Protocol, ...]:
     """Both where there is something published to compare with."""
     if given is None:
-        published = any(cell.published is not None for _, _, cell in table.cells())
-        return ("honest", "paper") if published else ("honest",)
+        return ("honest", "paper") if table.has_published else ("honest",)
     words = tuple(dict.fromkeys(given.split(",")))
     if not set(words) <= set(PROTOCOLS):
         raise ConfigError(f"--protocol {given}: expected honest, paper, or honest,paper.")

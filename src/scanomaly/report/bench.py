@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from scanomaly.files import write_text
 from scanomaly.report.bench_tables import (
     INCOMPLETE,
-    WITHIN_NOISE,
     StratumTable,
     bench_csv,
     columns,
     difference_line,
+    judged,
     kind_tables,
     matrices,
     mean_line,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TEMPLATE = "bench.html.j2"
 HEAD = ("Row", "Paper", "Ours", "Spread", "Difference", "Honest", "Gap", "Protocol of ours")
 DIFFERENCE_HEAD = ("Rows", "Column", "Difference", "95 % interval", "p", "")
-MEAN_HEAD = ("Row", "What", "Paper", "Ours")
+MEAN_HEAD = ("Row", "What", "Paper", "Ours", "Difference")
 MISS_HEAD = (
     *("Data set", "Row", "Seed", "Image", "Patient", "Score"),
     "Normal images that score as high (%)",
@@ -147,7 +147,7 @@ def _beside_published(findings: Findings) -> list[str]:
             (
                 f"{line.row}{INCOMPLETE if line.incomplete else ''}",
                 *(line.published, line.ours, line.spread),
-                f"{line.difference} ({WITHIN_NOISE})" if line.noise else line.difference,
+                judged(line.difference, line.noise),
                 *(line.honest, line.gap, line.protocol),
             )
             for line in rows

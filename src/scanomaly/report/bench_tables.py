@@ -109,7 +109,7 @@ def cell_line(compared: ComparedCell) -> CellLine:
 
 def matrices(findings: Findings) -> list[Matrix]:
     """Of a table that has nothing to stand beside; else none."""
-    if any(one.cell.published is not None for one in findings.cells):
+    if findings.table.has_published:
         return []
     means = {(one.row, one.metric): one for one in findings.means}
     found = []
@@ -168,14 +168,20 @@ def _interval(low: float | None, high: float | None, digits: int) -> str:
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def mean_line(mean: RowMean) -> tuple[str, str, str, str]:
-    """Row, what is averaged, published and ours."""
+def mean_line(mean: RowMean) -> tuple[str, str, str, str, str]:
+    """Row, what is averaged, published, ours and how far it is above."""
     return (
         mean.row,
         f"{_metric(mean.metric)}, mean of {mean.columns} columns",
         "" if mean.published is None else f"{mean.published:.2f}",
         _mean_of(mean),
+        judged(_signed(mean.difference, 1), mean.within_noise is True),
     )
+
+
+def judged(difference: str, noise: bool) -> str:
+    """A difference, and whether it says nothing."""
+    return f"{difference} ({WITHIN_NOISE})" if noise else difference
 
 
 def _metric(name: str) -> str:

@@ -20,6 +20,17 @@ STEP_BY_STEP = (
 )
 THREE_PATCHES = "config.loss_views.patches=[16, 32, 56]"
 """The number of several rows is that of training and scoring at these three patch sizes."""
+FIRST_LAYERS = (
+    THREE_PATCHES,
+    "config.score_views.patches=[16, 32, 56]",
+    "config.loss_views.blocks=[5, 11]",
+    "config.score_views.blocks=[5, 11]",
+)
+CHAIN = (
+    "The paper's ablations were made one after the other: 88.5 is printed in Tables 2a and 2b, "
+    "92.6 in 2b and 2c, 93.0 in 2c, 2d and 3. So rows before 2c are run at layers 5 and 11, rows "
+    "before 3 at patches 16, 32 and 56; that is our reading."
+)
 
 Rows = Sequence[tuple[str, str, float] | tuple[str, str, float, tuple[str, ...]]]
 """Label, preset, published image AUROC in percent, and options."""
@@ -71,11 +82,11 @@ def table2a() -> Table:
         "2a",
         "Training loss, BraTS2021",
         (
-            ("pixel loss (MAE)", "qfae-brain-mae-loss-perceptual-score", 79.0),
-            ("both", "qfae-brain-both-losses", 79.2),
-            ("perceptual", "qfae-brain-mean-score", 88.5),
+            ("pixel loss (MAE)", "qfae-brain-mae-loss-perceptual-score", 79.0, FIRST_LAYERS),
+            ("both", "qfae-brain-both-losses", 79.2, FIRST_LAYERS),
+            ("perceptual", "qfae-brain-mean-score", 88.5, FIRST_LAYERS),
         ),
-        (NUMBERING,),
+        (NUMBERING, CHAIN),
         compare=(0, 1),
     )
 
@@ -85,10 +96,10 @@ def table2b() -> Table:
         "2b",
         "From a map to the image's score, BraTS2021",
         (
-            ("mean", "qfae-brain-mean-score", 88.5),
-            ("maximum", "qfae-brain", 92.6),
+            ("mean", "qfae-brain-mean-score", 88.5, FIRST_LAYERS),
+            ("maximum", "qfae-brain", 92.6, FIRST_LAYERS),
         ),
-        (NUMBERING,),
+        (NUMBERING, CHAIN),
         compare=(0,),
     )
 
@@ -101,7 +112,7 @@ def table2c() -> Table:
             ("5, 11", "qfae-brain-layers-5-11", 92.6, (THREE_PATCHES,)),
             ("11, 15, 19", "qfae-brain-perceptual-16-32-56", 93.0),
         ),
-        (NUMBERING, "Trained at 15 and 19, scored at 11, 15 and 19."),
+        (NUMBERING, CHAIN, "Trained at 15 and 19, scored at 11, 15 and 19."),
         compare=(0,),
     )
 
@@ -115,7 +126,7 @@ def table2d() -> Table:
             ("16", "qfae-brain-decoder-patch-16", 92.5, (THREE_PATCHES,)),
             ("8", "qfae-brain-perceptual-16-32-56", 93.0),
         ),
-        (NUMBERING,),
+        (NUMBERING, CHAIN),
         compare=(0, 1),
     )
 
@@ -245,17 +256,21 @@ def table8() -> Table:
 
 
 def table12() -> Table:
-    scores = (("maximum, then mean", "max.mean"), ("mean, then maximum", "mean.max"))
+    scores = (
+        ("maximum, then mean", "max.mean", 78.6),
+        ("mean, then maximum", "mean.max", 84.3),
+    )
     rows = [
         TableRow(
             label,
             {
                 "RSNA": Cell(
-                    "qfae-chest", "Chest", "image.auroc", None, (f"config.score.image={score}",)
+                    *("qfae-chest", "Chest", "image.auroc", value),
+                    options=(f"config.score.image={score}",),
                 )
             },
         )
-        for label, score in scores
+        for label, score, value in scores
     ]
     return Table(
         name="qfae-table12",
@@ -267,8 +282,8 @@ def table12() -> Table:
         gpu_hours=13.0,
         notes=(
             NUMBERING,
-            "Published on the validation split: 78.6 and 84.3. Here the test split is scored, so "
-            "the numbers are not set against each other.",
+            "The paper's numbers are of the validation split, ours of the test split: their "
+            "differences hold that too.",
             "Over pixels first, then over layers.",
         ),
         compare=(("mean, then maximum", "maximum, then mean"),),

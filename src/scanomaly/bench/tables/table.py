@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scanomaly.metrics.answers import MEAN, SIGNATURES
 from scanomaly.metrics.families import IMAGE_METRICS, PIXEL_METRICS
@@ -70,10 +70,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A method or a setting; cells: column -> cell, columns of the table that it has."""
+    """A method or a setting; cells: column -> cell, columns of the table that it has.
+
+    means: metric -> mean over the columns of it, where the paper prints no more than that.
+    """
 
     label: str
     cells: Mapping[str, Cell]
+    means: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,13 @@ class Table:
     def experiments(self) -> Iterator[tuple[str, str, Cell]]:
         """The same of the cells that are run here."""
         return (place for place in self.cells() if place[2].preset is not None)
+
+    @property
+    def has_published(self) -> bool:
+        """Whether there is anything to stand beside."""
+        return any(row.means for row in self.rows) or any(
+            cell.published is not None for _, _, cell in self.cells()
+        )
 
     @property
     def datasets(self) -> tuple[str, ...]:

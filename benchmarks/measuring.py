@@ -1,6 +1,7 @@
-"""Contenders timed in interleaved rounds; peak memory of a process, or of tensors alone."""
+"""Time of contenders in interleaved rounds, of one call; peak memory of a process, of tensors."""
 
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from itertools import accumulate
 from pathlib import Path
@@ -38,6 +39,16 @@ def print_ratios(title: str, times: dict[str, list[float]], targets: dict[str, f
             f"  {name} {statistics.median(times[name]):.2f} s, {statistics.median(ratios):.2f}x "
             f"(target {target}x; {ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} rounds)"
         )
+
+
+def per_call(work: Work, seconds: float = 2.0) -> float:
+    """Processor seconds of one call, over about so many; one call before them warms up."""
+    work()
+    start, calls = time.process_time(), 0
+    while time.process_time() - start < seconds:
+        work()
+        calls += 1
+    return (time.process_time() - start) / calls
 
 
 def resident_peak() -> int:

@@ -13,7 +13,6 @@ import argparse
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from measuring import per_call
 from scanomaly.config.data import DataConfig, InputSpec
 from scanomaly.data.dataset import ImageDataset
 from scanomaly.data.manifest import Manifest, Row
@@ -35,8 +35,6 @@ KINDS = (
     ("JPEG", ".jpg", 1024, np.uint8),
     ("PNG, 16 bits", ".png", 2048, np.uint16),
 )
-SECONDS = 2.0
-"""Of processor time for each kind of file."""
 SHARD_ROWS = 2000
 
 
@@ -46,16 +44,6 @@ def picture(side: int, kind: Any) -> NDArray[Any]:
     smooth = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
     noisy = (smooth + random.normal(0, 0.01, smooth.shape)).clip(0, 1)
     return np.asarray((noisy * np.iinfo(kind).max).round(), kind)
-
-
-def per_call(work: Callable[[], Any], seconds: float = SECONDS) -> float:
-    """Processor seconds of one call."""
-    work()
-    start, calls = time.process_time(), 0
-    while time.process_time() - start < seconds:
-        work()
-        calls += 1
-    return (time.process_time() - start) / calls
 
 
 def decoding(folder: Path) -> None:

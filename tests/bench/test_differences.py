@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from bench.made_results import IMAGES, full_results, made_result, small_table, write_bench
 from scanomaly.bench.comparison import read_results
-from scanomaly.bench.differences import RIGHT, Differences
+from scanomaly.bench.differences import Differences
+from scanomaly.bench.results import JobResult
 from scanomaly.bench.tables import Cell, TableRow
 from scanomaly.errors import ConfigError
+from scanomaly.metrics import Estimate, mean_estimates, open_metrics
 
 
 def lines(out, results, pairs=(("good", "poor"),), table=None):
@@ -79,30 +82,100 @@ def test_order_of_images_does_not_matter(tmp_path):
     assert straight.difference == other.difference
 
 
-def test_answers_are_paired_by_right_and_wrong(tmp_path):
+def drawn(value: float, draws: np.ndarray) -> Estimate:
+    return Estimate(value, *np.nanquantile(draws, (0.025, 0.975)), repeats=len(draws), draws=draws)
+
+
+def with_pixels(seed: int, value: float, draws: np.ndarray) -> JobResult:
+    one = made_result("Brain", seed, 1.0)
+    return replace(one, metrics={**one.metrics, "pixel.auroc": drawn(value, draws)})
+
+
+def pixel_line(out, first, second):
+    sides = {"good": first, "poor": second}
+    results = {(row, "Brain pixel", 1, "honest"): result for row, result in sides.items()}
+    (line,) = lines(out, results)
+    return line.difference
+
+
+DRAWS = np.random.default_rng(5).normal(0.8, 0.05, 1000)
+"""What other patients would change of both rows alike."""
+
+
+def test_metrics_over_pixels_are_subtracted_draw_by_draw(tmp_path):
+    apart = np.random.default_rng(6).normal(0, 0.001, len(DRAWS))
+    better = with_pixels(1, 0.82, DRAWS + 0.02 + apart)
+    found = pixel_line(tmp_path / "a", better, with_pixels(1, 0.8, DRAWS))
+    assert found.estimate.value == pytest.approx(0.02)
+    assert found.is_clear, "though the two intervals overlap"
+    assert found.estimate.low == pytest.approx(0.018, abs=5e-4)
+    assert found.estimate.high == pytest.approx(0.022, abs=5e-4)
+    assert found.p < 0.01
+    undrawn = DRAWS.copy()
+    undrawn[:100] = np.nan
+    found = pixel_line(tmp_path / "b", better, with_pixels(1, 0.8, undrawn))
+    assert found.estimate.dropped == 100
+
+
+def test_draws_of_other_items_are_not_subtracted(tmp_path):
+    whole = with_pixels(1, 0.8, DRAWS)
+    columns = ("ids", "patients", "labels", "scores")
+    part = replace(whole, **{name: getattr(whole, name)[6:] for name in columns})
+    undrawn = replace(whole, metrics={**whole.metrics, "pixel.auroc": Estimate(0.8)})
+    for name, other in (("part", part), ("undrawn", undrawn)):
+        found = pixel_line(tmp_path / name, whole, other)
+        assert found.estimate.value == 0
+        assert "no interval" in found.estimate.why
+
+
+def test_seeds_of_other_patients_are_drawn_independently(tmp_path):
+    """The mean of two seeds varies less than each, unless their patients are the same."""
+    table = small_table(own_patients=True)
+    results = {
+        (row, "Brain pixel", seed, "honest"): with_pixels(seed, value, draws)
+        for row, value, draws in (("good", 0.8, DRAWS), ("poor", 0.0, np.zeros(1000)))
+        for seed in (1, 2)
+    }
+
+    def width(found) -> float:
+        (line,) = found
+        return line.difference.estimate.high - line.difference.estimate.low
+
+    same = width(lines(tmp_path / "same", results))
+    others = width(lines(tmp_path / "others", results, table=table))
+    assert others / same == pytest.approx(0.5**0.5, abs=0.05)
+
+
+def test_metrics_of_answers_each_have_a_line(tmp_path):
     cells = {
         "ACC": Cell("a", "MI-VQA", "closed.accuracy"),
-        "F1": Cell("a", "MI-VQA", "closed.f1"),
+        "BLEU": Cell("a", "MI-VQA", "open.bleu_4"),
     }
     table = small_table(
-        columns=("ACC", "F1"),
+        columns=("ACC", "BLEU"),
         rows=(TableRow("good", cells), TableRow("poor", cells)),
     )
+    groups = [f"p{index // 3}" for index in range(60)]
 
-    def answers(right: int):
-        one = made_result("Brain", 1, 1.0)
-        scores = tuple(float(index < right) for index in range(IMAGES))
-        return replace(one, labels=(None,) * IMAGES, scores=scores)
+    def answers(right: int) -> JobResult:
+        truth = "Yes, there is a spot."
+        said = [truth if index < right else "No." for index in range(60)]
+        truths = [truth] * 60
+        metrics = {
+            "closed.accuracy": mean_estimates({"": [one == truth for one in said]}, groups)[""],
+            "open.bleu_4": open_metrics(said, truths, groups)["bleu_4"],
+        }
+        return replace(made_result("Brain", 1, 1.0), metrics=metrics)
 
     results = {
         (row, column, 1, "honest"): answers(right)
-        for row, right in (("good", 36), ("poor", 8))
+        for row, right in (("good", 54), ("poor", 12))
         for column in cells
     }
-    (line,) = lines(tmp_path, results, table=table)
-    assert (line.metric, line.column) == (RIGHT, "closed questions")
-    assert line.difference.estimate.value == pytest.approx(0.7)
-    assert line.difference.is_clear
+    accuracy, bleu = lines(tmp_path, results, table=table)
+    assert accuracy.difference.estimate.value == pytest.approx(0.7)
+    assert accuracy.difference.is_clear
+    assert bleu.difference.is_clear
 
 
 def test_rows_without_common_runs_have_no_line(tmp_path):

@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scanomaly.bench import execution
@@ -43,6 +44,8 @@ def test_a_detector_is_fitted_and_scored(tmp_path: Path, tiny: TinyRun):
         **{f"image.{name}": value for name, value in expected.image.items()},
         **{f"pixel.{name}": value for name, value in expected.pixel.items()},
     }
+    draws = result.with_draws("pixel.ap").draws
+    np.testing.assert_allclose(draws, expected.pixel["ap"].draws, rtol=1e-6)
     assert result.scores == tuple(row.score for row in expected.rows)
     assert result.ids == tuple(row.id for row in expected.rows)
     assert set(result.labels) == {True, False}
@@ -74,6 +77,7 @@ def test_an_answerer_is_fitted_and_asked(tmp_path: Path, tiny_vqa: TinyVqa):
     result = read_result(task.folder)
     assert result is not None
     assert {"closed.class_accuracy", "open.bleu_4", "gain.class_accuracy"} <= result.metrics.keys()
+    assert result.with_draws("open.bleu_4").draws is not None
     assert set(result.scores) <= {0.0, 1.0}
     assert len(result.ids) == len(result.scores) == len(result.patients) > 0
     assert set(result.labels) == {None}

@@ -6,10 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.made_results import made_result
 from scanomaly.bench.results import (
+    DRAWS_FILE,
     RESULT_FILE,
     RESULT_FORMAT,
     has_result,
@@ -33,6 +35,23 @@ def test_everything_comes_back(tmp_path: Path):
     write_result(RESULT, tmp_path)
     assert has_result(tmp_path)
     assert read_result(tmp_path) == RESULT
+
+
+def test_draws_come_back_where_scores_do_not_tell_them(tmp_path: Path):
+    draws = np.array([0.5, np.nan, 0.25])
+    metrics = {
+        name: Estimate(0.4, draws=draws) for name in ("image.auroc", "pixel.ap", "open.bleu_4")
+    }
+    write_result(replace(RESULT, metrics={**metrics, "pixel.auroc": Estimate(0.4)}), tmp_path)
+    found = read_result(tmp_path)
+    assert found is not None
+    for name in ("pixel.ap", "open.bleu_4"):
+        np.testing.assert_array_equal(found.with_draws(name).draws, draws)
+    for name in ("image.auroc", "pixel.auroc", "nli.bart.entailment"):
+        assert found.with_draws(name).draws is None
+    (tmp_path / DRAWS_FILE).write_bytes(b"PK no archive")
+    with pytest.raises(CheckpointError, match=r"draws\.npz is damaged .*run the table again"):
+        found.with_draws("pixel.ap")
 
 
 def test_other_formats_are_no_result(tmp_path: Path):

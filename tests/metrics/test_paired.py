@@ -7,9 +7,9 @@ import zlib
 import numpy as np
 import pytest
 
-from scanomaly.metrics import area_under_roc
+from scanomaly.metrics import Estimate, area_under_roc, mean_estimates
 from scanomaly.metrics.detection import auroc
-from scanomaly.metrics.paired import average, difference, sampled_mean, sampled_metric
+from scanomaly.metrics.paired import average, difference, sampled_draws, sampled_metric
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -72,16 +72,38 @@ def test_seeds_on_the_same_patients_are_averaged_repeat_by_repeat():
         average([])
 
 
-def test_means_of_right_answers():
-    right = (RNG.random(N) < 0.7).astype(float)
-    sampled = sampled_mean(right, GROUPS, 200)
-    assert sampled.value == pytest.approx(right.mean())
-    assert sampled.draws.std() == pytest.approx(right.std() / np.sqrt(N), rel=0.35)
-    assert difference(sampled, sampled_mean(right * 0, GROUPS, 200)).is_clear
+def answered(right: np.ndarray, repeats: int = 200) -> Estimate:
+    return mean_estimates({"": right}, GROUPS, repeats=repeats)[""]
 
 
-@pytest.mark.parametrize("sampled", [of(STRONG, ["one"] * N), sampled_mean(LABELS, ["one"] * N)])
-def test_one_patient_gives_a_value_without_an_interval(sampled):
+def test_kept_draws_are_paired():
+    first, second = (RNG.random(N) < 0.7).astype(float), (RNG.random(N) < 0.6).astype(float)
+    sides = [sampled_draws(answered(right), GROUPS) for right in (first, second)]
+    assert sides[0] is not None
+    assert sides[1] is not None
+    found = difference(*sides).estimate
+    plain = answered(first - second)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (plain.value, plain.low, plain.high)
+    )
+
+
+def test_kept_draws_of_other_patients_are_independent():
+    estimate = answered((RNG.random(N) < 0.7).astype(float), repeats=1000)
+    own, again = (sampled_draws(estimate, GROUPS) for _ in range(2))
+    others = sampled_draws(estimate, [f"other {name}" for name in GROUPS])
+    assert own is not None
+    assert again is not None
+    assert others is not None
+    np.testing.assert_array_equal(own.draws, again.draws)
+    np.testing.assert_array_equal(np.sort(own.draws), np.sort(others.draws))
+    assert abs(np.corrcoef(own.draws, others.draws)[0, 1]) < 0.15
+    assert sampled_draws(Estimate(0.5), GROUPS) is None
+    assert sampled_draws(Estimate.undefined("no masks"), GROUPS) is None
+
+
+def test_one_patient_gives_a_value_without_an_interval():
+    sampled = of(STRONG, ["one"] * N)
     found = difference(sampled, sampled)
     assert found.estimate.value == 0
     assert found.estimate.low is None
@@ -94,7 +116,6 @@ def test_one_class_is_undefined():
     found = difference(none, none)
     assert found.estimate.value is None
     assert found.p is None
-    assert np.isnan(sampled_mean([], []).value)
 
 
 def test_bad_scores_are_refused():

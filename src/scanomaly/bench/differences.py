@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from scanomaly.bench.comparison import HONEST, PAPER, Results
-from scanomaly.bench.results import JobResult
-from scanomaly.bench.tables.table import Cell
+from scanomaly.bench.results import FROM_SCORES, JobResult
 from scanomaly.errors import ConfigError
 from scanomaly.metrics import Estimate, UndefinedMetric
 from scanomaly.metrics.families import IMAGE_METRICS
@@ -17,14 +16,11 @@ from scanomaly.metrics.paired import (
     Sampled,
     average,
     difference,
-    sampled_mean,
+    sampled_draws,
     sampled_metric,
 )
 
 Pair = tuple[str, str]
-IMAGE, CLOSED = "image", "closed"
-RIGHT = "closed.class_accuracy"
-"""What the kept answers of an answerer say: right or wrong, by class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class Differences:
     """Computes them, and keeps what was resampled: a row is in many pairs."""
 
     results: Results
-    _sampled: dict[tuple[int, str, tuple[str, ...]], Sampled] = field(default_factory=dict)
+    _sampled: dict[tuple[int, str, tuple[str, ...]], Sampled | None] = field(default_factory=dict)
 
     def of(self, pairs: Sequence[Pair]) -> list[RowDifference]:
         """Every pair on every column that both rows have. Raises ConfigError for unknown rows."""
@@ -72,17 +68,14 @@ class Differences:
         cells = {(row, column): cell for row, column, cell in self.results.table.cells()}
         averaged: dict[str, list[tuple[Sampled, Sampled]]] = {}
         lines: list[RowDifference] = []
-        told: set[str] = set()
         for column in self.results.table.columns:
             own = [cells.get((label, column)) for label in pair]
             if own[0] is None or own[1] is None:
                 continue
-            metric = _paired_metric(own[0])
+            metric = own[0].metric
             both = self._results(pair, column)
-            if not both or metric in told:
+            if not both:
                 continue
-            if metric == RIGHT:  # one line for all columns about the same answers
-                told.add(metric)
             sides = [self._samples(metric, both, column) for column in (0, 1)]
             lines.append(self._line(pair, column, metric, both, sides))
             if all(sides):
@@ -105,11 +98,14 @@ class Differences:
         self, metric: str, both: Mapping[int, tuple[JobResult, JobResult]], side: int
     ) -> list[Sampled]:
         """Of each seed; empty where the metric cannot be resampled from what results keep."""
-        if metric.partition(".")[0] not in (IMAGE, CLOSED):
-            return []
-        return [self._sample(metric, pair[side], _common(pair)) for pair in both.values()]
+        found = [self._sample(metric, pair[side], pair[1 - side]) for pair in both.values()]
+        return [one for one in found if one is not None] if None not in found else []
 
-    def _sample(self, metric: str, result: JobResult, ids: tuple[str, ...]) -> Sampled:
+    def _sample(self, metric: str, result: JobResult, other: JobResult) -> Sampled | None:
+        """Of the images that another result has too; kept draws are of all of them or none."""
+        ids = _common((result, other))
+        if not metric.startswith(FROM_SCORES) and _items(result) != _items(other):
+            return None
         key = (id(result), metric, ids)
         if key not in self._sampled:
             own = f"{result.seed} " if self.results.table.own_patients else ""
@@ -132,7 +128,7 @@ class Differences:
         )
         return RowDifference(
             *pair,
-            "closed questions" if metric == RIGHT else column,
+            column,
             metric,
             difference(average(sides[0]), average(sides[1]))
             if all(sides)
@@ -143,11 +139,6 @@ class Differences:
         )
 
 
-def _paired_metric(cell: Cell) -> str:
-    """The cell's metric, or what stands for it where single texts are not kept."""
-    return RIGHT if cell.metric.startswith(f"{CLOSED}.") else cell.metric
-
-
 def _common(pair: tuple[JobResult, JobResult]) -> tuple[str, ...]:
     """Ids that both scored, sorted."""
     first, second = pair
@@ -156,16 +147,20 @@ def _common(pair: tuple[JobResult, JobResult]) -> tuple[str, ...]:
     return tuple(sorted({*first.ids} & {*second.ids}))
 
 
-def _sampled(metric: str, result: JobResult, ids: tuple[str, ...], whose: str) -> Sampled:
+def _items(result: JobResult) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
+    return result.ids, result.patients
+
+
+def _sampled(metric: str, result: JobResult, ids: tuple[str, ...], whose: str) -> Sampled | None:
     """The metric on these images of a result. whose: told before every patient's name."""
     at = {name: index for index, name in enumerate(result.ids)}
     chosen = [at[name] for name in ids]
     groups = [whose + (result.patients[i] or result.ids[i]) for i in chosen]
-    scores = [result.scores[i] for i in chosen]
-    if metric == RIGHT:
-        return sampled_mean(scores, groups)
+    if not metric.startswith(FROM_SCORES):
+        return sampled_draws(result.with_draws(metric), groups)
     labels = [bool(result.labels[i]) for i in chosen]
-    return sampled_metric(IMAGE_METRICS[metric.partition(".")[2]], scores, labels, groups)
+    scores = [result.scores[i] for i in chosen]
+    return sampled_metric(IMAGE_METRICS[metric.removeprefix(FROM_SCORES)], scores, labels, groups)
 
 
 def _plain(metric: str, both: Mapping[int, tuple[JobResult, JobResult]]) -> Difference:
@@ -175,7 +170,7 @@ def _plain(metric: str, both: Mapping[int, tuple[JobResult, JobResult]]) -> Diff
     ]
     if not values:
         return Difference(Estimate.undefined("undefined for one of the two"), None)
-    why = "single pixels and texts are not kept: no interval"
+    why = "not both kept their bootstrap draws of the same items: no interval"
     return Difference(Estimate(fmean(values), why=why), None)
 
 

@@ -1,20 +1,29 @@
-"""A finished job in numbers: small JSON, written last, the mark of being done. Loads no torch."""
+"""A finished job in numbers: small JSON, written last, the mark of being done. Loads no torch.
+
+Beside it, bootstrap draws of metrics over pixels and texts, for paired differences.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
 
 from scanomaly.errors import CheckpointError
-from scanomaly.files import write_text
+from scanomaly.files import write_bytes, write_text
 from scanomaly.metrics import Estimate, Stratum
 
 RESULT_FORMAT = 1
 """Part of every job's digest: results of another format are computed again."""
-RESULT_FILE = "result.json"
+RESULT_FILE, DRAWS_FILE = "result.json", "draws.npz"
+FROM_SCORES = "image."
+"""Metrics of this family follow from the scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +55,43 @@ class JobResult:
     """Of fit and evaluation together, in the process that finished the job."""
     weights: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    folder: Path | None = field(default=None, compare=False)
+    """Where it was read from."""
+
+    def with_draws(self, metric: str) -> Estimate:
+        """The metric with its bootstrap draws, if the job kept them. Raises CheckpointError."""
+        estimate = self.metrics.get(metric, Estimate.undefined("not evaluated"))
+        if self.folder is None or not (self.folder / DRAWS_FILE).is_file():
+            return estimate
+        try:
+            with np.load(self.folder / DRAWS_FILE, allow_pickle=False) as kept:
+                draws = kept[metric] if metric in kept.files else None
+        except (OSError, ValueError, BadZipFile) as error:
+            raise _damaged(self.folder, self.folder / DRAWS_FILE, error) from error
+        return replace(estimate, draws=draws)
 
 
 def write_result(result: JobResult, folder: Path) -> Path:
-    """Write result.json into a job's folder, whole or not at all. Raises DiskError."""
-    text = json.dumps({"format": RESULT_FORMAT, **asdict(result)}, allow_nan=False)
-    write_text(folder / RESULT_FILE, text + "\n")
+    """Write draws.npz, then result.json into a job's folder, each whole or not at all.
+
+    Draws are kept of the metrics that cannot be computed again from the scores. Raises DiskError.
+    """
+    draws = {
+        name: estimate.draws.astype(np.float32)
+        for name, estimate in result.metrics.items()
+        if estimate.draws is not None and not name.startswith(FROM_SCORES)
+    }
+    if draws:
+        content = io.BytesIO()
+        np.savez_compressed(content, **draws)  # type: ignore[arg-type]
+        write_bytes(folder / DRAWS_FILE, content.getvalue())
+    values = {"format": RESULT_FORMAT, **asdict(replace(result, folder=None), dict_factory=_kept)}
+    write_text(folder / RESULT_FILE, json.dumps(values, allow_nan=False) + "\n")
     return folder / RESULT_FILE
+
+
+def _kept(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if name not in ("draws", "folder")}
 
 
 def has_result(folder: Path) -> bool:
@@ -67,17 +106,21 @@ def read_result(folder: Path) -> JobResult | None:
         values = json.loads(file.read_text(encoding="utf-8"))
         if values.pop("format") != RESULT_FORMAT:
             return None
-        return _result(values)
+        return _result(values, folder)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{file} is damaged ({type(error).__name__}: {error}); remove {folder} and run the "
-            "table again."
-        ) from error
+        raise _damaged(folder, file, error) from error
 
 
-def _result(values: dict[str, Any]) -> JobResult:
+def _damaged(folder: Path, file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file} is damaged ({type(error).__name__}: {error}); remove {folder} and run the "
+        "table again."
+    )
+
+
+def _result(values: dict[str, Any], folder: Path) -> JobResult:
     columns = ("ids", "patients", "labels", "scores", "weights", "notes")
     return JobResult(
         **{
@@ -86,6 +129,7 @@ def _result(values: dict[str, Any]) -> JobResult:
             "metrics": _estimates(values["metrics"]),
             "honest": _estimates(values["honest"]),
             **{name: _strata(values.get(name, {})) for name in ("by_size", "by_kind")},
+            "folder": folder,
         }
     )
 

@@ -1,6 +1,10 @@
 """What a metric gives: a number with its interval, or the reason why there is none."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class UndefinedMetric(ValueError):  # noqa: N818 - a state of the data, not a mistake
@@ -16,6 +20,8 @@ class Estimate:
     why: the reason for whatever is missing.
     repeats: bootstrap repeats asked for; dropped: those in which the metric was undefined,
     so that the interval rests on `repeats - dropped` of them.
+    draws: (repeats,) the metric of each, NaN where it was undefined; None where it was not kept.
+    Metrics of the same items in the same order are drawn alike, so that draws can be subtracted.
     """
 
     value: float | None
@@ -24,6 +30,7 @@ class Estimate:
     why: str | None = None
     repeats: int = 0
     dropped: int = 0
+    draws: NDArray[np.floating[Any]] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def undefined(cls, why: str) -> "Estimate":

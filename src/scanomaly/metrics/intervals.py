@@ -102,16 +102,19 @@ def estimates(
     if why is not None:
         return {name: Estimate(value, why=why) for name, value in values.items()}
     weights = bootstrap_weights(len(positives), repeats, seed)
-    usable = weights[(weights @ positives > 0) & (weights @ negatives > 0)]
-    dropped = repeats - len(usable)
-    if not len(usable):
+    usable = (weights @ positives > 0) & (weights @ negatives > 0)
+    if not usable.any():
         why = f"none of {repeats} bootstrap repeats drew both classes"
         return {name: Estimate(value, why=why) for name, value in values.items()}
-    draws = draw_values(metrics, resample, usable)
-    return {
-        name: Estimate(value, *_bounds(draws[name]), repeats=repeats, dropped=dropped)
-        for name, value in values.items()
-    }
+    found = draw_values(metrics, resample, weights[usable])
+    return {name: _estimated(value, _at(usable, found[name])) for name, value in values.items()}
+
+
+def _at(usable: NDArray[np.bool_], values: Floats) -> Floats:
+    """values where usable (R,), NaN elsewhere."""
+    draws = np.full(len(usable), np.nan)
+    draws[usable] = values
+    return draws
 
 
 def weighted_estimates(
@@ -150,7 +153,7 @@ def _estimated(value: float, draws: Floats) -> Estimate:
     if not len(usable):
         return Estimate(value, why=f"none of {len(draws)} bootstrap repeats drew what it needs")
     dropped = len(draws) - len(usable)
-    return Estimate(value, *_bounds(usable), repeats=len(draws), dropped=dropped)
+    return Estimate(value, *_bounds(usable), repeats=len(draws), dropped=dropped, draws=draws)
 
 
 def class_sizes(

@@ -90,15 +90,16 @@ def sampled_metric(
     return Sampled(float(metric(count_scores(values, abnormal))), draws)
 
 
-def sampled_mean(values: ArrayLike, groups: Sequence[str], repeats: int = REPEATS) -> Sampled:
-    """The mean of values (n,), such as 1 for a right answer. Groups: `sampled_metric`."""
-    each, draws = np.asarray(values, dtype=float), np.full(repeats, np.nan)
-    if not len(each):
-        return Sampled(float("nan"), draws)
-    group, weights = _resampling(groups, len(each), repeats)
-    if weights.shape[1] > 1:
-        draws = weights @ np.bincount(group, each) / (weights @ np.bincount(group))
-    return Sampled(float(each.mean()), draws)
+def sampled_draws(estimate: Estimate, groups: Sequence[str]) -> Sampled | None:
+    """A metric whose draws were kept; None without them.
+
+    groups: as in `sampled_metric`. Draws follow from the order of the groups alone; here they are
+    shuffled by the groups' names, so that data sets which are averaged are drawn independently.
+    """
+    if estimate.value is None or estimate.draws is None:
+        return None
+    order = np.random.default_rng(_seed(groups)).permutation(len(estimate.draws))
+    return Sampled(estimate.value, np.asarray(estimate.draws, dtype=float)[order])
 
 
 def average(parts: Sequence[Sampled]) -> Sampled:
@@ -144,8 +145,11 @@ def _resampling(
     occur, under every method and seed.
     """
     group = group_indices(groups, items)
-    names = "\0".join(dict.fromkeys(groups))
-    return group, _weights(int(group.max()) + 1, repeats, zlib.crc32(names.encode()))
+    return group, _weights(int(group.max()) + 1, repeats, _seed(groups))
+
+
+def _seed(groups: Sequence[str]) -> int:
+    return zlib.crc32("\0".join(dict.fromkeys(groups)).encode())
 
 
 _weights = lru_cache(maxsize=64)(bootstrap_weights)

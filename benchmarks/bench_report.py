@@ -2,9 +2,10 @@
 
     python benchmarks/bench_report.py [WORK] [--runs 1000]
 
-Made-up results of every table of the papers and of ours, 100 to 300 images each with patients and
-scores, planned as `bench run` plans them; then the command, its start included, in a process of its
-own. On a machine that others use, look at the processor time.
+Made-up results of every table of the papers and of ours, 100 to 300 images each with patients,
+scores and bootstrap draws of pixel metrics or answers, planned as `bench run` plans them; then the
+command, its start included, in a process of its own. On a machine that others use, look at the
+processor time.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from scanomaly.bench.jobs import Plan, PlannedCell, runs_folder
 from scanomaly.bench.results import JobResult, write_result
 from scanomaly.bench.tables import TABLES, Cell
+from scanomaly.bench.tables.table import METRICS
 from scanomaly.metrics import Estimate, Stratum
 
 SEEDS = (0, 1, 2, 3)
@@ -32,10 +34,9 @@ LIMIT = 10.0
 FEWEST, MOST = 100, 300
 IMAGES_OF_A_PATIENT = 4
 SIZES = ("0-2.5", "2.5-5", "5-10", "10-20", "20-100")
-METRICS = (
-    *("image.auroc", "image.ap", "image.sensitivity_at_95_specificity", "pixel.auroc", "pixel.ap"),
-    *("pixel.aupro_0.3", "pixel.dice_best"),
-)
+OF_IMAGES = frozenset(name for name in METRICS if name.startswith(("image.", "pixel.")))
+OF_ANSWERS = METRICS - OF_IMAGES
+DRAWS = 1000
 
 
 def made_up(cell: Cell, seed: int, digest: str) -> JobResult:
@@ -45,20 +46,25 @@ def made_up(cell: Cell, seed: int, digest: str) -> JobResult:
     images = int(of_set.integers(FEWEST, MOST + 1))
     labels = of_set.random(images) < 0.5
     scores = own.normal(size=images) + own.uniform(0.5, 2.0) * labels
-    estimate = Estimate(float(own.uniform(0.6, 0.95)), 0.55, 0.97, repeats=1000)
-    answers = not cell.metric.startswith(("image.", "pixel."))
-    names = (*METRICS, cell.metric)
+    answers = cell.metric in OF_ANSWERS
+
+    def estimate() -> Estimate:
+        value = float(own.uniform(0.6, 0.95))
+        draws = own.normal(value, 0.02, DRAWS)
+        return Estimate(value, value - 0.04, value + 0.04, repeats=DRAWS, draws=draws)
+
+    sized = Estimate(0.8, 0.7, 0.9, repeats=DRAWS)
     return JobResult(
         experiment={"preset": cell.preset, "options": list(cell.options)},
         dataset=cell.dataset,
         protocol="honest",
         seed=seed,
-        metrics=dict.fromkeys(names, estimate),
+        metrics={name: estimate() for name in (OF_ANSWERS if answers else OF_IMAGES)},
         ids=tuple(f"{cell.dataset}-{index:05}" for index in range(images)),
         patients=tuple(f"patient-{index // IMAGES_OF_A_PATIENT:04}" for index in range(images)),
         labels=(None,) * images if answers else tuple(bool(label) for label in labels),
         scores=tuple(float(score > 0) if answers else float(score) for score in scores),
-        by_size={} if answers else {name: Stratum(20, {"auroc": estimate}) for name in SIZES},
+        by_size={} if answers else {name: Stratum(20, {"auroc": sized}) for name in SIZES},
         seconds=60.0,
         weights=("some-network: Apache-2.0",),
         notes=(f"{cell.dataset}: a note of the evaluation.",),

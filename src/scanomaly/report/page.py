@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,13 @@ class PageHead:
 
 def render(template: str, context: Mapping[str, object]) -> str:
     """A template of this folder with everything that it names. Needs jinja2."""
+    text: str = _environment().get_template(template).render(context)
+    return text
+
+
+@cache
+def _environment() -> Any:
+    """Keeps templates that were read."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
@@ -46,7 +54,7 @@ def render(template: str, context: Mapping[str, object]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "picture": lambda png: data_uri(png, "image/png")}
-    return environment.get_template(template).render(context)
+    return environment
 
 
 def _text_of(template: str) -> str:

@@ -34,8 +34,8 @@ LIMIT = 10.0
 FEWEST, MOST = 100, 300
 IMAGES_OF_A_PATIENT = 4
 SIZES = ("0-2.5", "2.5-5", "5-10", "10-20", "20-100")
-OF_IMAGES = frozenset(name for name in METRICS if name.startswith(("image.", "pixel.")))
-OF_ANSWERS = METRICS - OF_IMAGES
+OF_IMAGES = sorted(name for name in METRICS if name.startswith(("image.", "pixel.")))
+OF_ANSWERS = sorted(METRICS.difference(OF_IMAGES))
 DRAWS = 1000
 
 

@@ -36,18 +36,23 @@ def cluster():
 
 def kill_after_the_first_job(words: list[object], runs: Path) -> dict[Path, int]:
     """Results that were there when the driver died -> when they were written."""
-    with subprocess.Popen(
-        [sys.executable, tiny_benchmark.__file__, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as driver:
-        deadline = time.monotonic() + PATIENCE
-        while not list(runs.glob(f"*/{RESULT_FILE}")):
-            assert driver.poll() is None, driver.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        driver.send_signal(signal.SIGKILL)
+    told = runs.parent.with_name("told.txt")
+    with (
+        told.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, tiny_benchmark.__file__, *map(str, words)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            stderr=stderr,
+        ) as driver,
+    ):
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not list(runs.glob(f"*/{RESULT_FILE}")):
+                assert driver.poll() is None, told.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        finally:
+            driver.send_signal(signal.SIGKILL)
     return {file: file.stat().st_mtime_ns for file in runs.glob(f"*/{RESULT_FILE}")}
 
 

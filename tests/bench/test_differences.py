@@ -68,6 +68,37 @@ def test_only_common_images_seeds_and_protocols(tmp_path):
     assert "6 are left out" in line.note
 
 
+def test_seeds_of_the_same_patients_are_drawn_alike_though_each_left_out_others(tmp_path):
+    """QFAE's published protocol drops other images under each seed: that is no new evidence."""
+    rng = np.random.default_rng(8)
+    labels = np.arange(200) % 2 == 1
+    scores = rng.normal(size=200) + labels
+    names = tuple(f"image-{index}" for index in range(200))
+
+    def result(seed: int, scores, lost: int) -> JobResult:
+        kept = [index for index in range(200) if index // 3 != lost]
+        return replace(
+            made_result("Brain", seed, 1.0),
+            ids=tuple(names[index] for index in kept),
+            patients=(None,) * len(kept),
+            labels=tuple(bool(labels[index]) for index in kept),
+            scores=tuple(float(scores[index]) for index in kept),
+        )
+
+    def width(folder: str, seeds: range, lost: int) -> float:
+        results = {
+            (row, "Brain image", seed, "honest"): result(seed, own, lost * seed)
+            for row, own in (("good", scores), ("poor", rng.normal(size=200)))
+            for seed in seeds
+        }
+        (line,) = lines(tmp_path / folder, results)
+        assert line.images == 200 - 3 * len(seeds) if lost else 197
+        return line.difference.estimate.high - line.difference.estimate.low
+
+    alike = width("alike", range(1, 6), 0)
+    assert width("others", range(1, 6), 1) / alike == pytest.approx(1, abs=0.25)
+
+
 def test_order_of_images_does_not_matter(tmp_path):
     plain = {
         ("good", "Brain image", 1, "honest"): made_result("Brain", 1, 1.5),
@@ -122,10 +153,13 @@ def test_draws_of_other_items_are_not_subtracted(tmp_path):
     columns = ("ids", "patients", "labels", "scores")
     part = replace(whole, **{name: getattr(whole, name)[6:] for name in columns})
     undrawn = replace(whole, metrics={**whole.metrics, "pixel.auroc": Estimate(0.8)})
-    for name, other in (("part", part), ("undrawn", undrawn)):
+    for name, other, why in (
+        ("part", part, "not on the same items"),
+        ("undrawn", undrawn, "its bootstrap draws were not kept"),
+    ):
         found = pixel_line(tmp_path / name, whole, other)
         assert found.estimate.value == 0
-        assert "no interval" in found.estimate.why
+        assert found.estimate.why.startswith(f"no interval: {why}")
 
 
 def test_seeds_of_other_patients_are_drawn_independently(tmp_path):

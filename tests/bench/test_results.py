@@ -49,7 +49,27 @@ def test_draws_come_back_where_scores_do_not_tell_them(tmp_path: Path):
         np.testing.assert_array_equal(found.with_draws(name).draws, draws)
     for name in ("image.auroc", "pixel.auroc", "nli.bart.entailment"):
         assert found.with_draws(name).draws is None
-    (tmp_path / DRAWS_FILE).write_bytes(b"PK no archive")
+    missing = replace(RESULT, folder=tmp_path).with_draws("pixel.auroc")
+    assert missing.why is None, "it never had an interval"
+    assert "no draws were kept; remove the runs' result.json" in (
+        replace(found, metrics={"pixel.auroc": Estimate(0.4, 0.3, 0.5)})
+        .with_draws("pixel.auroc")
+        .why
+        or ""
+    )
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK no archive", b"\x93NUMPY", "half", "turned"])
+def test_damaged_draws_are_refused(tmp_path: Path, damage: bytes | str):
+    drawn = Estimate(0.4, draws=np.random.default_rng(0).random(1000))
+    write_result(replace(RESULT, metrics={"pixel.ap": drawn}), tmp_path)
+    file = tmp_path / DRAWS_FILE
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    broken = {"half": whole[:middle], "turned": whole[:middle] + b"????" + whole[middle + 4 :]}
+    file.write_bytes(damage if isinstance(damage, bytes) else broken[damage])
+    found = read_result(tmp_path)
+    assert found is not None
     with pytest.raises(CheckpointError, match=r"draws\.npz is damaged .*run the table again"):
         found.with_draws("pixel.ap")
 

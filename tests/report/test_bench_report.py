@@ -11,10 +11,19 @@ import pytest
 
 from bench.made_results import cells, full_results, made_result, small_table, write_bench
 from scanomaly.bench.comparison import ComparedCell, Numbers
+from scanomaly.bench.differences import RowDifference
 from scanomaly.bench.findings import Findings, findings
 from scanomaly.bench.tables import TableRow
+from scanomaly.metrics import Estimate
+from scanomaly.metrics.paired import Difference
 from scanomaly.report.bench import bench_html, bench_markdown, write_bench_report
-from scanomaly.report.bench_tables import MINUS, bench_csv, kind_tables, size_tables
+from scanomaly.report.bench_tables import (
+    MINUS,
+    bench_csv,
+    difference_line,
+    kind_tables,
+    size_tables,
+)
 from scanomaly.report.page import MissingExtraError
 
 
@@ -86,6 +95,21 @@ def test_means_that_the_paper_prints_stand_beside_ours(tmp_path):
     assert f"| {good.difference:+.1f} (within noise) |" in text
     assert f"| {poor.difference:+.1f} |" in text
     assert "95.00" in bench_html(own)
+    assert "1 of 2 differences from published numbers are within noise" in text
+    (line, _) = list(csv.DictReader(io.StringIO(bench_csv(own))))[-2:]
+    assert (line["row"], line["column"]) == ("good", "mean of 2 columns")
+    assert (line["published"], line["within_noise"]) == ("95", "yes")
+    assert float(line["difference"]) == pytest.approx(good.difference, rel=1e-4)
+    assert "## image AUROC" in text, "its cells have nothing to stand beside: one matrix"
+
+
+def test_differences_of_cider_are_no_percent():
+    estimate = Estimate(0.74, 0.5, 0.9)
+    line = RowDifference("a", "b", "CIDEr", "open.cider", Difference(estimate, 0.01), (1,), 9)
+    shown = difference_line(line)
+    assert (shown.value, shown.interval) == ("+0.74", "+0.50 to +0.90")
+    shown = difference_line(replace(line, metric="open.bleu_4"))
+    assert (shown.value, shown.interval) == ("+74.0", "+50.0 to +90.0")
 
 
 def spread(cell: ComparedCell) -> str:
@@ -122,14 +146,14 @@ def test_markdown_says_the_same(found):
 
 def test_csv_keeps_full_numbers(found):
     rows = list(csv.DictReader(io.StringIO(bench_csv(found))))
-    assert len(rows) == len(found.cells)
+    assert len(rows) == len(found.cells) + len(found.means)
     first, cell = rows[0], found.cells[0]
     assert float(first["ours"]) == pytest.approx(cell.ours.mean, rel=1e-5)
     assert float(first["gap"]) == pytest.approx(cell.gap, rel=1e-4)
     assert (first["published"], first["protocol"], first["seeds"]) == ("90", "paper", "1 2")
     (chest,) = [r for r in rows if (r["row"], r["column"]) == ("good", "Chest image")]
     assert chest["missing"] == "data set Chest: get it <there>."
-    assert {row["preset"] for row in rows} == {"mvfa-few", "iqe-few"}
+    assert {row["preset"] for row in rows} == {"mvfa-few", "iqe-few", ""}
 
 
 def test_a_difference_within_noise_is_marked(noisy):

@@ -58,7 +58,7 @@ class ComparedCell:
     @property
     def digits(self) -> int:
         """Behind the point, of numbers that people read."""
-        return 2 if self.cell.metric in PLAIN else 1
+        return digits_of(self.cell.metric)
 
     @property
     def difference(self) -> float | None:
@@ -264,6 +264,11 @@ def interval_of_mean(
 def unit_of(metric: str) -> float:
     """What a metric is multiplied with to stand beside published numbers."""
     return 1.0 if metric in PLAIN else 100.0
+
+
+def digits_of(metric: str) -> int:
+    """Behind the point, of a metric in its unit."""
+    return 2 if metric in PLAIN else 1
 
 
 @dataclass(frozen=True, slots=True)

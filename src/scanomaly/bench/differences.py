@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from scanomaly.bench.comparison import HONEST, PAPER, Results
+from scanomaly.bench.comparison import HONEST, PAPER, Results, digits_of, unit_of
 from scanomaly.bench.results import FROM_SCORES, JobResult
 from scanomaly.errors import ConfigError
 from scanomaly.metrics import Estimate, UndefinedMetric
@@ -41,9 +41,25 @@ class RowDifference:
     note: str = ""
 
     @property
+    def unit(self) -> float:
+        """What a share is multiplied with to be printed."""
+        return unit_of(self.metric)
+
+    @property
+    def digits(self) -> int:
+        """Behind the point, of numbers that people read."""
+        return digits_of(self.metric)
+
+    @property
     def within_noise(self) -> bool:
         """Whether other patients alone could turn it."""
         return self.difference.estimate.low is not None and not self.difference.is_clear
+
+
+Seeds = Mapping[int, tuple[JobResult, JobResult]]
+"""Seed -> results of both rows."""
+Sides = tuple[Sampled, Sampled]
+"""Of both rows, seeds averaged."""
 
 
 @dataclass
@@ -51,7 +67,7 @@ class Differences:
     """Computes them, and keeps what was resampled: a row is in many pairs."""
 
     results: Results
-    _sampled: dict[tuple[int, str, tuple[str, ...]], Sampled | None] = field(default_factory=dict)
+    _sampled: dict[tuple[int, str, tuple[str, ...]], Sampled] = field(default_factory=dict)
 
     def of(self, pairs: Sequence[Pair]) -> list[RowDifference]:
         """Every pair on every column that both rows have. Raises ConfigError for unknown rows."""
@@ -66,8 +82,7 @@ class Differences:
 
     def _of_pair(self, pair: Pair) -> Iterator[RowDifference]:
         cells = {(row, column): cell for row, column, cell in self.results.table.cells()}
-        averaged: dict[str, list[tuple[Sampled, Sampled]]] = {}
-        lines: list[RowDifference] = []
+        averaged: dict[str, list[tuple[RowDifference, Sides]]] = {}
         for column in self.results.table.columns:
             own = [cells.get((label, column)) for label in pair]
             if own[0] is None or own[1] is None:
@@ -76,17 +91,24 @@ class Differences:
             both = self._results(pair, column)
             if not both:
                 continue
-            sides = [self._samples(metric, both, column) for column in (0, 1)]
-            lines.append(self._line(pair, column, metric, both, sides))
-            if all(sides):
-                averaged.setdefault(metric, []).append((average(sides[0]), average(sides[1])))
-        yield from lines
+            images = self._images(both)
+            try:
+                sides = self._sides(metric, both, images)
+            except UndefinedMetric as reason:
+                yield _unpaired(pair, column, metric, both, str(reason))
+                continue
+            line = RowDifference(
+                *(*pair, column, metric, difference(*sides), tuple(both)),
+                *(len(next(iter(images.values()))), _left_out(both, images)),
+            )
+            averaged.setdefault(metric, []).append((line, sides))
+            yield line
         for metric, parts in averaged.items():
             if len(parts) > 1:
-                yield _mean_line(pair, metric, parts, lines)
+                yield _mean_line(pair, metric, parts)
 
-    def _results(self, pair: Pair, column: str) -> dict[int, tuple[JobResult, JobResult]]:
-        """Seed -> results of both under one protocol: the published one where both have it."""
+    def _results(self, pair: Pair, column: str) -> Seeds:
+        """Results of both under one protocol: the published one where both have it."""
         for protocol in (PAPER, HONEST):
             first, second = (self.results.of((label, column), protocol) for label in pair)
             both = {seed: (first[seed], second[seed]) for seed in first if seed in second}
@@ -94,65 +116,59 @@ class Differences:
                 return both
         return {}
 
-    def _samples(
-        self, metric: str, both: Mapping[int, tuple[JobResult, JobResult]], side: int
-    ) -> list[Sampled]:
-        """Of each seed; empty where the metric cannot be resampled from what results keep."""
-        found = [self._sample(metric, pair[side], pair[1 - side]) for pair in both.values()]
-        return [one for one in found if one is not None] if None not in found else []
+    def _images(self, both: Seeds) -> dict[int, tuple[str, ...]]:
+        """Seed -> ids to compare on, sorted: of both rows, and of every seed where seeds share
+        their patients, so that the same ones are drawn under each."""
+        by_seed = {seed: [set(one.ids) for one in pair] for seed, pair in both.items()}
+        if not self.results.table.own_patients:
+            every = [ids for sides in by_seed.values() for ids in sides]
+            by_seed = dict.fromkeys(by_seed, every)
+        return {seed: tuple(sorted(set.intersection(*ids))) for seed, ids in by_seed.items()}
 
-    def _sample(self, metric: str, result: JobResult, other: JobResult) -> Sampled | None:
-        """Of the images that another result has too; kept draws are of all of them or none."""
-        ids = _common((result, other))
-        if not metric.startswith(FROM_SCORES) and _items(result) != _items(other):
-            return None
+    def _sides(self, metric: str, both: Seeds, images: Mapping[int, tuple[str, ...]]) -> Sides:
+        """Raises UndefinedMetric where the metric cannot be resampled on the same items."""
+        if not metric.startswith(FROM_SCORES):
+            _require_same_items(both if self.results.table.own_patients else _merged(both))
+        first, second = (
+            average([self._sample(metric, pair[at], images[seed]) for seed, pair in both.items()])
+            for at in (0, 1)
+        )
+        return first, second
+
+    def _sample(self, metric: str, result: JobResult, ids: tuple[str, ...]) -> Sampled:
         key = (id(result), metric, ids)
         if key not in self._sampled:
             own = f"{result.seed} " if self.results.table.own_patients else ""
             self._sampled[key] = _sampled(metric, result, ids, own)
         return self._sampled[key]
 
-    def _line(
-        self,
-        pair: Pair,
-        column: str,
-        metric: str,
-        both: Mapping[int, tuple[JobResult, JobResult]],
-        sides: Sequence[Sequence[Sampled]],
-    ) -> RowDifference:
-        images = [_common(one) for one in both.values()]
-        lost = max(
-            len(result.ids) - len(ids)
-            for one, ids in zip(both.values(), images, strict=True)
-            for result in one
-        )
-        return RowDifference(
-            *pair,
-            column,
-            metric,
-            difference(average(sides[0]), average(sides[1]))
-            if all(sides)
-            else _plain(metric, both),
-            tuple(both),
-            len(images[0]),
-            f"on the images that both scored: {lost} are left out" if lost else "",
-        )
+
+def _merged(both: Seeds) -> Mapping[int, tuple[JobResult, ...]]:
+    """All seeds as one."""
+    return {0: tuple(result for pair in both.values() for result in pair)}
 
 
-def _common(pair: tuple[JobResult, JobResult]) -> tuple[str, ...]:
-    """Ids that both scored, sorted."""
-    first, second = pair
-    if first.ids == second.ids:
-        return tuple(sorted(first.ids))
-    return tuple(sorted({*first.ids} & {*second.ids}))
+def _require_same_items(together: Mapping[int, tuple[JobResult, ...]]) -> None:
+    """Kept draws are of all items in their order. Raises UndefinedMetric.
+
+    Of answers, the closed ones stand for all: one corpus, one order.
+    """
+    for results in together.values():
+        if len({(one.ids, one.patients) for one in results}) > 1:
+            raise UndefinedMetric("not on the same items")
 
 
-def _items(result: JobResult) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
-    return result.ids, result.patients
+def _left_out(both: Seeds, images: Mapping[int, tuple[str, ...]]) -> str:
+    """A note where not all images of a seed are compared."""
+    lost = max(len(one.ids) - len(images[seed]) for seed, pair in both.items() for one in pair)
+    return f"on the images that all of them scored: {lost} are left out" if lost else ""
 
 
-def _sampled(metric: str, result: JobResult, ids: tuple[str, ...], whose: str) -> Sampled | None:
-    """The metric on these images of a result. whose: told before every patient's name."""
+def _sampled(metric: str, result: JobResult, ids: tuple[str, ...], whose: str) -> Sampled:
+    """The metric on these images of a result. whose: told before every patient's name.
+
+    Raises UndefinedMetric without draws of a metric that scores do not tell.
+    """
     at = {name: index for index, name in enumerate(result.ids)}
     chosen = [at[name] for name in ids]
     groups = [whose + (result.patients[i] or result.ids[i]) for i in chosen]
@@ -163,44 +179,32 @@ def _sampled(metric: str, result: JobResult, ids: tuple[str, ...], whose: str) -
     return sampled_metric(IMAGE_METRICS[metric.removeprefix(FROM_SCORES)], scores, labels, groups)
 
 
-def _plain(metric: str, both: Mapping[int, tuple[JobResult, JobResult]]) -> Difference:
-    """Of the metrics themselves, where nothing is kept to resample them."""
-    values = [
-        _value(a, metric) - _value(b, metric) for a, b in both.values() if _known(a, b, metric)
-    ]
-    if not values:
-        return Difference(Estimate.undefined("undefined for one of the two"), None)
-    why = "not both kept their bootstrap draws of the same items: no interval"
-    return Difference(Estimate(fmean(values), why=why), None)
-
-
-def _known(first: JobResult, second: JobResult, metric: str) -> bool:
-    return all(
-        metric in one.metrics and one.metrics[metric].value is not None for one in (first, second)
+def _unpaired(pair: Pair, column: str, metric: str, both: Seeds, why: str) -> RowDifference:
+    """Of the metrics as they are, each on its own items, without an interval."""
+    values: dict[int, float] = {}
+    for seed, results in both.items():
+        first, second = (result.with_draws(metric).value for result in results)
+        if first is not None and second is not None:
+            values[seed] = first - second
+    found = (
+        Estimate(fmean(values.values()), why=f"no interval: {why}")
+        if values
+        else Estimate.undefined("undefined for one of the two")
     )
-
-
-def _value(result: JobResult, metric: str) -> float:
-    value = result.metrics[metric].value
-    if value is None:
-        raise UndefinedMetric(metric)
-    return value
+    images = min(len(result.ids) for results in both.values() for result in results)
+    return RowDifference(*pair, column, metric, Difference(found, None), tuple(values), images)
 
 
 def _mean_line(
-    pair: Pair,
-    metric: str,
-    parts: Sequence[tuple[Sampled, Sampled]],
-    lines: Sequence[RowDifference],
+    pair: Pair, metric: str, parts: Sequence[tuple[RowDifference, Sides]]
 ) -> RowDifference:
-    """The mean of the columns of one metric."""
-    own = [line for line in lines if line.metric == metric]
-    first, second = (average([part[side] for part in parts]) for side in (0, 1))
+    """The mean of the columns of one metric that have intervals."""
+    first, second = (average([sides[at] for _, sides in parts]) for at in (0, 1))
     return RowDifference(
         *pair,
         f"mean of {len(parts)} columns",
         metric,
         difference(first, second),
-        tuple(sorted({seed for line in own for seed in line.seeds})),
-        sum(line.images for line in own),
+        tuple(sorted({seed for line, _ in parts for seed in line.seeds})),
+        sum(line.images for line, _ in parts),
     )

@@ -166,7 +166,7 @@ def plan_file(out: Path, table: str) -> Path:
 
 
 def runs_folder(out: Path, digest: str) -> Path:
-    """The folder of a job: job.json, run/, and result.json or failure.json."""
+    """The folder of a job: job.json, run/, and result.json with draws.npz, or failure.json."""
     return out / "runs" / digest
 
 

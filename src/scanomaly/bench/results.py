@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scanomaly.errors import CheckpointError
 from scanomaly.files import write_bytes, write_text
@@ -61,13 +63,10 @@ class JobResult:
     def with_draws(self, metric: str) -> Estimate:
         """The metric with its bootstrap draws, if the job kept them. Raises CheckpointError."""
         estimate = self.metrics.get(metric, Estimate.undefined("not evaluated"))
-        if self.folder is None or not (self.folder / DRAWS_FILE).is_file():
-            return estimate
-        try:
-            with np.load(self.folder / DRAWS_FILE, allow_pickle=False) as kept:
-                draws = kept[metric] if metric in kept.files else None
-        except (OSError, ValueError, BadZipFile) as error:
-            raise _damaged(self.folder, self.folder / DRAWS_FILE, error) from error
+        draws = None if self.folder is None else _read_draws(self.folder, metric)
+        if draws is None and estimate.low is not None:
+            why = f"no draws were kept; remove the runs' {RESULT_FILE} and run the table again"
+            return replace(estimate, why=why)
         return replace(estimate, draws=draws)
 
 
@@ -85,9 +84,22 @@ def write_result(result: JobResult, folder: Path) -> Path:
         content = io.BytesIO()
         np.savez_compressed(content, **draws)  # type: ignore[arg-type]
         write_bytes(folder / DRAWS_FILE, content.getvalue())
-    values = {"format": RESULT_FORMAT, **asdict(replace(result, folder=None), dict_factory=_kept)}
+    values = {"format": RESULT_FORMAT, **asdict(result, dict_factory=_kept)}
     write_text(folder / RESULT_FILE, json.dumps(values, allow_nan=False) + "\n")
     return folder / RESULT_FILE
+
+
+def _read_draws(folder: Path, metric: str) -> NDArray[np.floating[Any]] | None:
+    """Those of a metric, if they were kept. Raises CheckpointError."""
+    file = folder / DRAWS_FILE
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
+            draws: NDArray[np.floating[Any]] | None = kept.get(metric)
+            return draws
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, TypeError, BadZipFile, zlib.error) as error:
+        raise _damaged(folder, file, error) from error
 
 
 def _kept(fields: list[tuple[str, Any]]) -> dict[str, Any]:

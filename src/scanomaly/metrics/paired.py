@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scanomaly.metrics.detection import checked_scores, why_undefined
-from scanomaly.metrics.estimate import Estimate
+from scanomaly.metrics.estimate import Estimate, UndefinedMetric
 from scanomaly.metrics.intervals import (
     LEVEL,
     Metric,
@@ -90,14 +90,14 @@ def sampled_metric(
     return Sampled(float(metric(count_scores(values, abnormal))), draws)
 
 
-def sampled_draws(estimate: Estimate, groups: Sequence[str]) -> Sampled | None:
-    """A metric whose draws were kept; None without them.
+def sampled_draws(estimate: Estimate, groups: Sequence[str]) -> Sampled:
+    """A metric whose draws were kept. Raises UndefinedMetric, saying why, without them.
 
     groups: as in `sampled_metric`. Draws follow from the order of the groups alone; here they are
     shuffled by the groups' names, so that data sets which are averaged are drawn independently.
     """
     if estimate.value is None or estimate.draws is None:
-        return None
+        raise UndefinedMetric(estimate.why or "its bootstrap draws were not kept")
     order = np.random.default_rng(_seed(groups)).permutation(len(estimate.draws))
     return Sampled(estimate.value, np.asarray(estimate.draws, dtype=float)[order])
 

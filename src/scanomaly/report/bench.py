@@ -14,8 +14,8 @@ from scanomaly.report.bench_tables import (
     bench_csv,
     columns,
     difference_line,
-    judged,
     kind_tables,
+    marked,
     matrices,
     mean_line,
     miss_line,
@@ -92,7 +92,7 @@ def bench_html(findings: Findings) -> str:
         "disclaimer": DISCLAIMER,
         "facts": _facts(findings),
         "columns": columns(findings),
-        "means": [] if own else [mean_line(one) for one in findings.means],
+        "means": _means(findings),
         "mean_head": MEAN_HEAD,
         "differences": [difference_line(one) for one in findings.differences],
         "sizes": size_tables(findings.sizes),
@@ -120,8 +120,7 @@ def bench_markdown(findings: Findings) -> str:
         lines += _beside_published(findings)
     if any(cell.missing for cell in findings.cells):
         lines += ["", r"\* not complete, see below."]
-    means = [] if own else [mean_line(one) for one in findings.means]
-    lines += _part("Means of columns", MEAN_HEAD, means)
+    lines += _part("Means of columns", MEAN_HEAD, _means(findings))
     paired = [difference_line(one) for one in findings.differences]
     lines += _part(
         "Paired differences",
@@ -147,13 +146,18 @@ def _beside_published(findings: Findings) -> list[str]:
             (
                 f"{line.row}{INCOMPLETE if line.incomplete else ''}",
                 *(line.published, line.ours, line.spread),
-                judged(line.difference, line.noise),
+                marked(line.difference, line.noise),
                 *(line.honest, line.gap, line.protocol),
             )
             for line in rows
         ]
         lines += ["", f"## {escaped(column)}", "", *_table(HEAD, cells)]
     return lines
+
+
+def _means(findings: Findings) -> list[tuple[str, ...]]:
+    """Of a table of our own they stand behind its rows."""
+    return [mean_line(one) for one in findings.means] if findings.table.has_published else []
 
 
 def _facts(findings: Findings) -> list[tuple[str, str]]:

@@ -108,8 +108,8 @@ def cell_line(compared: ComparedCell) -> CellLine:
 
 
 def matrices(findings: Findings) -> list[Matrix]:
-    """Of a table that has nothing to stand beside; else none."""
-    if findings.table.has_published:
+    """Of a table none of whose cells has anything to stand beside; else none."""
+    if any(one.cell.published is not None for one in findings.cells):
         return []
     means = {(one.row, one.metric): one for one in findings.means}
     found = []
@@ -175,11 +175,11 @@ def mean_line(mean: RowMean) -> tuple[str, str, str, str, str]:
         f"{_metric(mean.metric)}, mean of {mean.columns} columns",
         "" if mean.published is None else f"{mean.published:.2f}",
         _mean_of(mean),
-        judged(_signed(mean.difference, 1), mean.within_noise is True),
+        marked(_signed(mean.difference, 1), mean.within_noise is True),
     )
 
 
-def judged(difference: str, noise: bool) -> str:
+def marked(difference: str, noise: bool) -> str:
     """A difference, and whether it says nothing."""
     return f"{difference} ({WITHIN_NOISE})" if noise else difference
 
@@ -191,15 +191,15 @@ def _metric(name: str) -> str:
 
 
 def difference_line(line: RowDifference) -> DifferenceLine:
-    estimate = line.difference.estimate
+    estimate, unit, digits = line.difference.estimate, line.unit, line.digits
     bounds = ""
     if estimate.low is not None and estimate.high is not None:
-        bounds = f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}"
+        bounds = f"{unit * estimate.low:+.{digits}f} to {unit * estimate.high:+.{digits}f}"
     words = WITHIN_NOISE if line.within_noise else "clear" if bounds else estimate.why or ""
     return DifferenceLine(
         rows=f"{line.first} {MINUS} {line.second}",
         column=line.column,
-        value="" if estimate.value is None else f"{100 * estimate.value:+.1f}",
+        value="" if estimate.value is None else f"{unit * estimate.value:+.{digits}f}",
         interval=bounds,
         p="" if line.difference.p is None else f"{line.difference.p:.3f}",
         verdict="; ".join(part for part in (words, line.note) if part),
@@ -210,18 +210,20 @@ def difference_line(line: RowDifference) -> DifferenceLine:
 def noise_warnings(findings: Findings) -> list[str]:
     """A sentence for each kind of difference that the report shows and that may be chance."""
     warnings = []
-    judged = [cell.within_noise for cell in findings.cells if cell.within_noise is not None]
-    if any(judged):
+    judged = [one.within_noise for one in findings.cells]
+    judged += [one.within_noise for one in findings.means]
+    known = [noise for noise in judged if noise is not None]
+    if any(known):
         warnings.append(
-            f"{sum(judged)} of {len(judged)} differences from published numbers are within noise: "
+            f"{sum(known)} of {len(known)} differences from published numbers are within noise: "
             "the paper's number lies in our 95 % interval or, where there is none, within the "
             "deviation over our seeds."
         )
     noisy = [line for line in findings.differences if line.within_noise]
-    known = [line for line in findings.differences if line.difference.p is not None]
+    paired = [line for line in findings.differences if line.difference.p is not None]
     if noisy:
         warnings.append(
-            f"{len(noisy)} of {len(known)} paired differences are within noise: their 95 % "
+            f"{len(noisy)} of {len(paired)} paired differences are within noise: their 95 % "
             "interval holds 0, so that other patients alone could turn them."
         )
     return warnings
@@ -297,7 +299,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def bench_csv(findings: Findings) -> str:
-    """One line for each number of the table, at full precision."""
+    """One line for each number of the table, then each mean, at full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -319,6 +321,20 @@ def bench_csv(findings: Findings) -> str:
                 " | ".join(one.missing),
             ]
         )
+    for mean in findings.means:
+        line = dict.fromkeys(CSV_COLUMNS, "") | {
+            "table": findings.table.name,
+            "row": mean.row,
+            "column": f"mean of {mean.columns} columns",
+            "metric": mean.metric,
+            "published": _cell(mean.published),
+            "ours": _cell(mean.ours),
+            "low": _cell(mean.low),
+            "high": _cell(mean.high),
+            "difference": _cell(mean.difference),
+            "within_noise": VERDICTS[mean.within_noise],
+        }
+        writer.writerow(line.values())
     return text.getvalue()
 
 

@@ -13,7 +13,7 @@ from bench.made_results import cells, full_results, made_result, small_table, wr
 from scanomaly.bench.comparison import ComparedCell, Numbers
 from scanomaly.bench.differences import RowDifference
 from scanomaly.bench.findings import Findings, findings
-from scanomaly.bench.tables import TableRow
+from scanomaly.bench.tables import Cell, TableRow
 from scanomaly.metrics import Estimate
 from scanomaly.metrics.paired import Difference
 from scanomaly.report.bench import bench_html, bench_markdown, write_bench_report
@@ -22,6 +22,7 @@ from scanomaly.report.bench_tables import (
     bench_csv,
     difference_line,
     kind_tables,
+    matrices,
     size_tables,
 )
 from scanomaly.report.page import MissingExtraError
@@ -101,6 +102,30 @@ def test_means_that_the_paper_prints_stand_beside_ours(tmp_path):
     assert (line["published"], line["within_noise"]) == ("95", "yes")
     assert float(line["difference"]) == pytest.approx(good.difference, rel=1e-4)
     assert "## image AUROC" in text, "its cells have nothing to stand beside: one matrix"
+
+
+def test_a_mean_of_fewer_data_sets_stands_in_no_matrix(tmp_path):
+    sets = ("Brain", "Chest", "Liver")
+
+    def row(label: str, *names: str) -> TableRow:
+        return TableRow(label, {f"{n} image": Cell("mvfa-few", n, "image.auroc") for n in names})
+
+    table = small_table(
+        columns=tuple(f"{name} image" for name in sets),
+        rows=(row("good", *sets), row("poor", *sets[:2])),
+    )
+    results = {
+        (one.label, column, 1, "honest"): made_result(cell.dataset, 1, 1.0)
+        for one in table.rows
+        for column, cell in one.cells.items()
+    }
+    write_bench(tmp_path, table, results)
+    own = findings(tmp_path, table)
+    assert [mean.columns for mean in own.means] == [3, 2]
+    (matrix,) = matrices(own)
+    good, poor = matrix.rows
+    assert f"{own.means[0].ours:.1f}" in good[-1]
+    assert poor[-2:] == ("", "")
 
 
 def test_differences_of_cider_are_no_percent():

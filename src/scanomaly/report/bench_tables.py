@@ -121,7 +121,8 @@ def matrices(findings: Findings) -> list[Matrix]:
             cells = {one.cell.dataset: one for one in own if one.row == label}
             mean = means.get((label, metric))
             shown = [_with_interval(cells.get(name)) for name in datasets]
-            rows.append((label, *shown, "" if mean is None else _mean_of(mean)))
+            of_all = mean is not None and mean.columns == len(datasets)
+            rows.append((label, *shown, _mean_of(mean) if of_all else ""))
         found.append(Matrix(_metric(metric), [*datasets, "mean"], rows))
     return found
 
@@ -134,8 +135,8 @@ def _with_interval(compared: ComparedCell | None) -> str:
     return f"{shown}{INCOMPLETE if compared.missing else ''}"
 
 
-def _mean_of(mean: RowMean) -> str:
-    return _number(mean.ours, mean.low, mean.high, 1)
+def _mean_of(mean: RowMean | None) -> str:
+    return "" if mean is None else _number(mean.ours, mean.low, mean.high, 1)
 
 
 def _number(value: float, low: float | None, high: float | None, digits: int) -> str:

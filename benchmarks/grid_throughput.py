@@ -107,7 +107,10 @@ def main() -> None:
             started = time.monotonic()
             run(tasks, options.threads)
             rates[name].append(60 * len(tasks) / (time.monotonic() - started))
-            print(f"round {round_number + 1}, {name}: {rates[name][-1]:.2f} jobs per minute")
+            print(
+                f"round {round_number + 1}, {name}: {rates[name][-1]:.2f} jobs per minute",
+                flush=True,
+            )
     ratios = [one / other for one, other in zip(rates["grid"], rates["separate"], strict=True)]
     print(f"grid / separate: {median(ratios):.3f} (expected at least {EXPECTED})")
 

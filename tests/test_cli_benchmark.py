@@ -101,7 +101,7 @@ def test_from_the_list_to_scores(
     with (bench / "report" / f"{NAME}.csv").open(encoding="utf-8") as file:
         ours = [line for line in csv.DictReader(file) if line["row"] == ROW]
     assert {(line["column"], line["published"]) for line in ours} == {
-        (name, str(PUBLISHED)) for name in STYLES.values()
+        (name, str(PUBLISHED)) for name in (*STYLES.values(), "mean of 2 columns")
     }
 
     file = saved(qfae_tensors(run, sizes), tmp_path / "last_ckpt.pth")

@@ -25,7 +25,7 @@ def lines(out, results, pairs=(("good", "poor"),), table=None):
 def test_every_column_and_their_mean(tmp_path):
     found = lines(tmp_path, full_results())
     assert [line.column for line in found] == [
-        *("Brain image", "Brain pixel", "Chest image", "mean of 2 columns"),
+        *("Brain image", "Brain pixel", "Chest image", "mean of 2 columns, image.auroc"),
     ]
     brain, pixel, chest, mean = found
     expected = [

@@ -202,7 +202,7 @@ def _mean_line(
     first, second = (average([sides[at] for _, sides in parts]) for at in (0, 1))
     return RowDifference(
         *pair,
-        f"mean of {len(parts)} columns",
+        f"mean of {len(parts)} columns, {metric}",
         metric,
         difference(first, second),
         tuple(sorted({seed for line, _ in parts for seed in line.seeds})),

@@ -156,8 +156,9 @@ def offline() -> Table:
         "What works offline, on five simulated styles",
         (*_beside_qfae(NORMAL_ROWS), *_language_rows().values()),
         notes=(
-            "No graphics card: two cores of a CPU, at most three hours for three seeds, 40 minutes "
-            "with --quick. `offline-slow` has what that leaves out.",
+            "No graphics card: on two cores of a CPU, which other jobs shared for part of the "
+            "time, two and a half hours for three seeds, 48 minutes for the first one alone "
+            "(--quick). `offline-slow` has what would take longer than three hours.",
             "QFAE starts from its warm start on brain, which it was made for, and from scratch on "
             "the other styles.",
             f"Brain's valid split has fewer than {max(SHOTS)} images of each kind to learn from.",

@@ -183,6 +183,18 @@ def test_winclips_windows_of_one_image_do_not_see_those_of_another(
         torch.testing.assert_close(window[:1], single, rtol=1e-4, atol=1e-5)
 
 
+def test_windows_are_cut_of_few_images_at_once(weights: Weights, tmp_path: Path):
+    detector = fitted(winclip(weights), tmp_path, random_images(2))
+    asked, counts = random_images(6, seed=1), []
+    detector.model.register_forward_pre_hook(lambda _, given: counts.append(len(given[0])))
+    found = detector.predict(Batch(asked, tuple("abcdef")))
+    assert counts == [4, 2]
+    for index in range(6):
+        alone = detector.predict(Batch(asked[index : index + 1], ("a",)))
+        torch.testing.assert_close(found.score[index : index + 1], alone.score)
+        torch.testing.assert_close(found.anomaly_map[index : index + 1], alone.anomaly_map)
+
+
 # Few-shot
 
 

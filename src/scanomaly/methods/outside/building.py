@@ -320,6 +320,10 @@ def _anomaly_dino(config: AnomalibConfig) -> Any:
     return make(Plan("anomaly_dino", "AnomalyDINO", arguments, _swaps(config)), config.side)
 
 
+WINDOWED_AT_ONCE = 4
+"""Images of which each is cut into hundreds of windows, so that these fit a cache, and memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """One of anomalib's models: how it is built, and how it is taught and asked.
@@ -327,6 +331,7 @@ class Recipe:
     fitted: the buffer that is empty until it is. memory: beginnings of the buffers that hold rows
     of training images. loss: of what training_step returns. normalised: whether its own networks
     take images less ImageNet's mean. by_step: whether its schedule counts steps instead of epochs.
+    at_once: how many images it is asked about together; None: a batch.
     """
 
     build: Callable[[AnomalibConfig], Any]
@@ -335,6 +340,7 @@ class Recipe:
     loss: str = "loss"
     normalised: bool = False
     by_step: bool = False
+    at_once: int | None = None
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -348,7 +354,12 @@ RECIPES: Mapping[str, Recipe] = {
     "draem": Recipe(_draem),
     "ganomaly": Recipe(_ganomaly, loss="generator_loss", normalised=True),
     "supersimplenet": Recipe(_supersimplenet),
-    "winclip": Recipe(_winclip, "_text_embeddings", ("_patch_embeddings", "__visual_embeddings")),
+    "winclip": Recipe(
+        _winclip,
+        "_text_embeddings",
+        ("_patch_embeddings", "__visual_embeddings"),
+        at_once=WINDOWED_AT_ONCE,
+    ),
     "dinomaly": Recipe(_dinomaly, by_step=True),
     "anomaly_dino": Recipe(_anomaly_dino, "memory_bank", ("memory_bank",)),
 }

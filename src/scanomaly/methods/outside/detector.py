@@ -5,7 +5,7 @@ B images, S side in pixels
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Self, final
@@ -168,6 +168,10 @@ class AnomalibDetector(Detector):
         self.eval()
         self._require_fitted()
         image = self._ready(batch.image)
+        at_once = self.recipe.at_once or len(image)
+        return _joined([self._asked(few) for few in image.split(at_once)])
+
+    def _asked(self, image: Tensor) -> Prediction:
         with self._precise():
             found = self.model(image)
         score: Tensor = found.pred_score.float().reshape(len(image))
@@ -192,9 +196,7 @@ class AnomalibDetector(Detector):
             with self._without(owner):
                 image = batch.image[index : index + 1]
                 found.append(self.predict(Batch(image, batch.ids[index : index + 1])))
-        return Prediction(
-            torch.cat([one.score for one in found]), torch.cat([one.anomaly_map for one in found])
-        )
+        return _joined(found)
 
     @contextmanager
     def _without(self, owner: int) -> Iterator[None]:
@@ -243,6 +245,12 @@ class AnomalibDetector(Detector):
             if saved is not None and (buffer.ndim == 0 or buffer.numel() == 0):
                 parent, _, leaf = name.rpartition(".")
                 setattr(self.get_submodule(parent), leaf, buffer.new_zeros(saved.shape))
+
+
+def _joined(found: Sequence[Prediction]) -> Prediction:
+    return Prediction(
+        torch.cat([one.score for one in found]), torch.cat([one.anomaly_map for one in found])
+    )
 
 
 @contextmanager

@@ -121,6 +121,26 @@ def test_a_frozen_encoder_stays_as_it_is(image, tmp_path):
             torch.testing.assert_close(value, before[name], msg=name)
 
 
+def test_frozen_stages_stay_and_the_others_train(image):
+    config = VISUAL["resnet"].model_copy(update={"frozen_stages": 3})
+    encoder = build_encoder(config).train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder(image).square().sum().backward()
+    trained = {name for name, value in encoder.named_parameters() if value.grad is not None}
+    moved = {n for n, value in encoder.state_dict().items() if not torch.equal(value, before[n])}
+    last = {name for name, _ in encoder.named_parameters() if name.startswith("network.layer3.")}
+    assert trained == last != set()
+    assert moved, "statistics of the norms"
+    assert all(name.startswith("network.layer3.") for name in moved)
+
+
+def test_frozen_stages_that_are_not_run():
+    with pytest.raises(ValueError, match="frozen_stages 5 are more than the 4 that stage 3 runs"):
+        VisualConfig(kind="cnn", frozen_stages=5)
+    with pytest.raises(ValueError, match="frozen_stages are of a cnn, not of a vit"):
+        VisualConfig(frozen_stages=1)
+
+
 def test_weights_come_by_name_and_sizes_are_remembered(image, tmp_path, monkeypatch):
     name = "vit_tiny_patch16_224.augreg_in21k"
     network = timm.create_model("vit_tiny_patch16_224", num_classes=0, **VIT).eval()

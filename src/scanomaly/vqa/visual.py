@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -42,25 +42,25 @@ class VisualEncoder(nn.Module, ABC):
         self.width = width
         self.tokens = tokens
         """None: they depend on the side of the images."""
-        self.frozen = False
         self.arguments: Mapping[str, Any] = {}
+        self._frozen: tuple[nn.Module, ...] = ()
 
     @abstractmethod
-    def encode(self, image: Tensor) -> Tensor:
-        """The tokens; gradients flow."""
-
     def forward(self, image: Tensor) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.encode(image)
+        """The tokens."""
 
-    def freeze(self) -> Self:
-        """Keep the weights as they are, in eval mode."""
-        self.frozen = True
-        self.requires_grad_(False)
-        return self.eval()
+    def freeze(self, parts: Sequence[nn.Module]) -> Self:
+        """Keep the weights of these parts as they are, in eval mode."""
+        self._frozen = tuple(parts)
+        for part in self._frozen:
+            part.requires_grad_(False)
+        return self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        return super().train(mode and not self.frozen)
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
 
 class ViTEncoder(VisualEncoder):
@@ -70,7 +70,7 @@ class ViTEncoder(VisualEncoder):
         tokens = network.num_prefix_tokens + network.patch_embed.num_patches
         super().__init__(network, network.embed_dim, tokens)
 
-    def encode(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         tokens: Tensor = self.network.forward_features(image)
         return tokens
 
@@ -82,7 +82,7 @@ class ClipEncoder(VisualEncoder):
         super().__init__(network, network.transformer.width, len(network.positional_embedding))
         self.network.proj = None  # into the space of texts, unused here
 
-    def encode(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         found = self.network.forward_intermediates(
             image,
             indices=1,
@@ -117,7 +117,7 @@ class CnnEncoder(VisualEncoder):
         self.upsample = upsample
         self.positions = positions
 
-    def encode(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         if self.upsample is not None:
             size = (self.upsample, self.upsample)
             image = F.interpolate(image, size, mode="bilinear", align_corners=True)
@@ -135,7 +135,7 @@ def build_encoder(config: VisualConfig) -> VisualEncoder:
     patches do not divide.
     """
     encoder = KINDS[config.kind](config)
-    return encoder.freeze() if config.frozen else encoder
+    return encoder.freeze([encoder.network]) if config.frozen else encoder
 
 
 def _timm_source(config: VisualConfig) -> Source:
@@ -161,6 +161,7 @@ def _cnn(config: VisualConfig) -> VisualEncoder:
             f"{config.name} has stages 0 to {len(stages) - 1}, got visual.stage {config.stage}."
         )
     names = [name for names, _ in stages[: config.stage + 1] for name in names]
+    frozen = [name for names, _ in stages[: config.frozen_stages] for name in names]
     information: Any = network.feature_info
     side = config.upsample or config.side
     grid = None if side is None else math.ceil(side / information[config.stage]["reduction"])
@@ -174,7 +175,7 @@ def _cnn(config: VisualConfig) -> VisualEncoder:
         positions=config.positions,
     )
     encoder.arguments = source.arguments
-    return encoder
+    return encoder.freeze([network.get_submodule(name) for name in frozen])
 
 
 def _trunk(network: nn.Module, names: list[str]) -> nn.Sequential:

@@ -24,6 +24,7 @@ from scanomaly.backbones.vit import VisionTransformerBackbone
 from scanomaly.config.backbones import RANDOM_WEIGHTS, ClipConfig
 from scanomaly.config.vqa import VisualConfig
 from scanomaly.errors import ConfigError
+from scanomaly.nn.depthwise import with_exact_depthwise
 from scanomaly.nn.positions import sincos_table
 
 UNUSED = ((0.5,) * 3, (0.5,) * 3)
@@ -113,7 +114,8 @@ class CnnEncoder(VisualEncoder):
         positions: bool = False,
     ) -> None:
         # with channels last, tokens need no copy and training takes a third less time
-        super().__init__(network.to(memory_format=torch.channels_last), width, tokens)
+        network = network.to(memory_format=torch.channels_last)
+        super().__init__(with_exact_depthwise(network), width, tokens)
         self.upsample = upsample
         self.positions = positions
 

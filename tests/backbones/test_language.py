@@ -144,6 +144,17 @@ def test_random_sizes_are_those_of_the_configuration():
 TEXTS = ["Is it normal? No, it isn't.", "C3:  12.5% of\tthe brain.\n", 'He said "no"; über, 图']
 
 
+@pytest.mark.parametrize("width", [768, 192, 48])
+def test_random_weights_of_a_narrow_network_are_wider(width):
+    """So that the sum over `width` inputs varies as much as in the published networks."""
+    bert = build_bert(FormerConfig(weights="random", layers=1, width=width, heads=4, queries=2))
+    gpt2 = build_gpt2(WORDS.model_copy(update={"width": width, "heads": 4}), 12, 0)
+    query = bert.encoder.layer[0].crossattention.self.query.weight
+    key = gpt2.transformer.h[0].attn.c_attn.weight
+    for weight in (query, key):
+        assert float(weight.detach().std()) * width**0.5 == pytest.approx(0.02 * 768**0.5, rel=0.05)
+
+
 def test_words_come_back_exactly(tmp_path):
     tokenizer = build_tokenizer(WORDS, TEXTS)
     tokenizer.save_pretrained(str(tmp_path))

@@ -8,6 +8,7 @@ from torch's generator, so a seed set before decides it.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -37,6 +38,9 @@ END_TOKEN, UNKNOWN_TOKEN = "<|endoftext|>", "<|unknown|>"
 DESCRIPTION, TOKENIZER_FILE = "config.json", "tokenizer.json"
 WORDS = r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What a word is: letters, digits or signs, with one blank before them, as GPT-2 cuts."""
+
+PUBLISHED_SPREAD, PUBLISHED_WIDTH = 0.02, 768
+"""Of BERT-base and GPT-2 small."""
 
 State = dict[str, Tensor]
 
@@ -177,6 +181,7 @@ def _bert_sizes(config: FormerConfig) -> BertConfig:
         max_position_embeddings=config.positions,
         hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,
+        initializer_range=_spread(config.width),
     )
     return sizes
 
@@ -193,8 +198,15 @@ def _gpt2_sizes(config: LanguageConfig, vocabulary: int, end: int) -> GPT2Config
         resid_pdrop=config.dropout,
         embd_pdrop=config.dropout,
         attn_pdrop=config.dropout,
+        initializer_range=_spread(config.width),
     )
     return sizes
+
+
+def _spread(width: int) -> float:
+    """Standard deviation of random weights: that of BERT and GPT-2 at their own width, and as much
+    wider for a narrower network that its layers begin as loud."""
+    return PUBLISHED_SPREAD * math.sqrt(PUBLISHED_WIDTH / width)
 
 
 def check_language(file: Path) -> list[str]:

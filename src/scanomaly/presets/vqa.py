@@ -103,12 +103,7 @@ OPEN_SET_ENDINGS = ("", NO_MAP)
 OFFLINE_PICTURE, OFFLINE_SIDE = 160, 144
 """Of the phantom's pictures, and of the crop: little is left beside a head."""
 OFFLINE_WIDTH = 128
-RANDOM: Mapping[str, Any] = {
-    "weights": "random",
-    "width": OFFLINE_WIDTH,
-    "heads": 4,
-    "dropout": 0.1,
-}
+RANDOM: Mapping[str, Any] = {"weights": "random", "width": OFFLINE_WIDTH, "heads": 4}
 OFFLINE_DATA = VqaDataConfig(
     resize=OFFLINE_PICTURE,
     crop=OFFLINE_SIDE,
@@ -118,9 +113,9 @@ OFFLINE_DATA = VqaDataConfig(
     items="triples",
 )
 OFFLINE_FIT = FitOptions(
-    epochs=6,
+    epochs=9,
     batch_size=8,
-    learning_rate=1e-3,
+    learning_rate=6e-4,
     optimiser="adamw",
     schedule="warm_up_cosine",
     warm_up=0.1,
@@ -138,13 +133,15 @@ def _offline(name: str, what: str, config: VqaConfig, data: VqaDataConfig = OFFL
 def offline_config() -> VqaConfig:
     """KQ-Former concat on an ImageNet CNN; a small BERT and GPT-2 that know no language yet."""
     return VqaConfig(
-        visual=VisualConfig(name="tf_efficientnet_lite0.in1k", kind="cnn", stage=3),
+        visual=VisualConfig(
+            name="tf_efficientnet_lite0.in1k", kind="cnn", stage=3, positions=True, frozen_stages=3
+        ),
         former=FormerConfig(
             name="small-bert",
             layers=2,
-            queries=16,
             hidden=512,
             positions=64,
+            dropout=0.0,
             head_hidden=256,
             **RANDOM,
         ),

@@ -88,11 +88,13 @@ class MemoryBank(nn.Module):
         """Row of the bank nearest to each query (b L, D) -> int64 (b L,), chunk by chunk."""
         width = self.tokens.shape[1]
         per_chunk = max(1, BUFFER // (queries.shape[0] * width))
+        touched = [] if left_out is None else left_out.any(dim=0).tolist()
         best = queries.new_full(queries.shape[:1], -torch.inf)
         row = torch.zeros(queries.shape[:1], dtype=torch.int64, device=queries.device)
         for start in range(0, len(self), per_chunk):
-            chunk = self.tokens[start : start + per_chunk]
-            hidden = None if left_out is None else left_out[:, start : start + per_chunk]
+            rows = slice(start, start + per_chunk)
+            chunk = self.tokens[rows]
+            hidden = None if left_out is None or not any(touched[rows]) else left_out[:, rows]
             highest, place = _most_similar(queries, chunk, hidden)
             row = torch.where(highest > best, place + start * width, row)
             best = torch.maximum(best, highest)

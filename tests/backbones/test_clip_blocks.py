@@ -1,11 +1,13 @@
 """Blocks walked with keys and values in sight, against open_clip's own."""
 
+from typing import Any
+
 import pytest
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from scanomaly.backbones.clip import ClipText, ClipVision
+from scanomaly.backbones.clip import ClipText, ClipVision, blocks
 from scanomaly.backbones.clip.blocks import attend, project
 from scanomaly.errors import ConfigError
 from tiny_clip import changed, make_clip
@@ -65,3 +67,25 @@ def test_blocks_that_compute_more_are_refused() -> None:
     network = make_clip(changed(vision_cfg={"qk_norm": True})).visual
     with pytest.raises(ConfigError, match="plain blocks, got CustomResidualAttentionBlock"):
         ClipVision(network, (0.0,) * 3, (1.0,) * 3)
+
+
+def names_of(block: nn.Module, tokens: Tensor, **options: Any) -> tuple[Tensor, set[str]]:
+    with torch.profiler.profile() as profile, torch.autocast("cpu", torch.bfloat16):
+        found = attend(block, tokens, project(block, tokens), **options)
+        found.float().square().sum().backward()
+    return found, {event.key for event in profile.key_averages()}
+
+
+def test_few_weights_in_bf16_are_products(block: nn.Module, tokens: Tensor, monkeypatch) -> None:
+    """On a CPU, where torch's own attention takes longer."""
+    expected = value_and_gradient(attend(block, tokens, project(block, tokens)), tokens)
+    found, names = names_of(block, tokens)
+    assert "aten::bmm" in names
+    assert "aten::scaled_dot_product_attention" not in names
+    torch.testing.assert_close((found, tokens.grad), expected, rtol=0.05, atol=0.1)
+    for options in ({"causal": True}, {"mask": torch.ones(4, 1, 5, 5, dtype=torch.bool)}):
+        _, names = names_of(block, tokens, **options)
+        assert "aten::scaled_dot_product_attention" in names
+    monkeypatch.setattr(blocks, "MOST_WEIGHTS", 4 * 3 * 5 * 5 - 1)
+    _, names = names_of(block, tokens)
+    assert "aten::scaled_dot_product_attention" in names, "more would take memory"

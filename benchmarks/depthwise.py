@@ -15,8 +15,6 @@ from result_tables import head, line
 from scanomaly.presets import vqa_preset
 from scanomaly.vqa.visual import VisualEncoder, build_encoder
 
-PLACES = 3
-"""Images of a triple."""
 WITHOUT = patch("scanomaly.vqa.visual.with_exact_depthwise", lambda network: network)
 
 
@@ -36,7 +34,7 @@ def main() -> None:
     torch.set_num_threads(1)
     run = vqa_preset("kqf-offline")
     side = run.data.crop
-    image = torch.rand(PLACES * run.fit.batch_size, 3, side, side) * 2 - 1
+    image = torch.rand(len(run.config.slots) * run.fit.batch_size, 3, side, side) * 2 - 1
     for text in head(["frozen stages", "bf16", "depthwise in fp32", "ratio"]):
         print(text)
     for frozen in (0, run.config.visual.frozen_stages):

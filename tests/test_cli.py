@@ -240,6 +240,9 @@ class TestVerbs:
             trained = scanomaly.read_manifest(out).split("train")
             assert bool(trained.abnormals().rows) == (option == "--vqa")
         refused(r"expected one of .*got several", "phantom", tmp_path / "new", "--skull", "--vqa")
+        refused(
+            "--finer is not for whole heads", "phantom", tmp_path / "new", "--skull", "--finer", 2
+        )
 
 
 class TestFailure:

@@ -110,8 +110,8 @@ def test_the_offline_table_simulates_its_data(
 ):
     simulated = []
 
-    def write(out: Path, styles, *, patients, seed, slices, progress):
-        simulated.append((styles, patients, seed, slices))
+    def write(out: Path, styles, *, patients, seed, slices, finer, progress):
+        simulated.append((styles, patients, seed, slices, finer))
         if not out.exists():
             shutil.copytree(data, out)
 
@@ -120,7 +120,7 @@ def test_the_offline_table_simulates_its_data(
     monkeypatch.setitem(TABLES, "offline", lambda: made)
     out = tmp_path / "bench"
     assert "nothing can be computed" in command("bench", "run", "offline", "--out", out).error
-    assert simulated == [(("all",), 120, 1, 4), (("all",), 120, 2, 4)]
+    assert simulated == [(("all",), 120, 1, 4, 3), (("all",), 120, 2, 4, 3)]
     assert (out / "data" / "seed-2" / "Brain").is_dir()
 
 

@@ -1,6 +1,7 @@
 """The phantom: reproducible patients, honest lesions, no shortcut, a complete folder."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +164,7 @@ class TestLesions:
             model = draw_lesion(subject)
             if model.kind not in ("infarct", "oedema", "white matter lesion"):
                 continue
-            for slice_ in BRAIN.matched(Head(subject), 2, diseased=True):
+            for slice_ in BRAIN.matched(Head(subject), range(2), diseased=True):
                 well = simulate_patient(5, index, diseased=False, slices=2, contrasts=(contrast,))
                 change = slice_.image.astype(float) - well[slice_.index].image
                 assert (change[slice_.mask].mean() < 0) == (contrast == "T1")
@@ -217,11 +218,26 @@ class TestNoShortcut:
     def test_matched_healthy_slices_have_the_heights_of_the_diseased(self) -> None:
         for index in range(4):
             subject = make_subject(DATA_SET, 9, index, 4, tuple(CONTRASTS))
-            ill = list(BRAIN.matched(Head(subject), 4, diseased=True))
-            well = list(BRAIN.matched(Head(subject), 4, diseased=False))
+            ill = list(BRAIN.matched(Head(subject), range(4), diseased=True))
+            well = list(BRAIN.matched(Head(subject), range(4), diseased=False))
             assert [s.cells["height_mm"] for s in ill] == [s.cells["height_mm"] for s in well]
             assert ill
             assert all(not s.finding and not s.mask.any() for s in well)
+
+    def test_finer_cuts_give_as_many_slices_where_the_lesion_shows(self, tmp_path: Path) -> None:
+        numbers = {"patients": 12, "seed": 3, "slices": 3, "contrasts": ("T1",)}
+        folders = {finer: tmp_path / str(finer) for finer in (1, 3)}
+        for finer, folder in folders.items():
+            write_phantom(folder, finer=finer, **numbers)
+        coarse_rows, rows = map(rows_of, folders.values())
+        coarse, fine = (Counter(row["patient"] for row in each) for each in (coarse_rows, rows))
+        assert set(coarse.values()) <= {1, 2, 3}
+        assert sum(fine.values()) > sum(coarse.values())
+        assert max(fine.values()) == 3
+        for patient in fine:
+            heights = [float(row["height_mm"]) for row in rows if row["patient"] == patient]
+            assert heights == sorted(set(heights))
+        assert {row["label"] for row in rows if row["split"] == "train"} == {"0"}
 
     def test_noise_and_background_do_not_know_the_label(self, pairs: list[Pair]) -> None:
         for ill, well in pairs:

@@ -408,14 +408,16 @@ class TestCommand:
         asked: list[tuple[object, ...]] = []
 
         def write(out: Path, styles: list[str], **others: object) -> list[Path]:
-            asked.append((*styles, others["patients"], others["slices"], *others["contrasts"]))
+            numbers = (others[name] for name in ("patients", "slices", "finer"))
+            asked.append((*styles, *numbers, *others["contrasts"]))
             return [out / "first", out / "second"]
 
         monkeypatch.setattr("scanomaly.data.phantom.write_styles", write)
-        words = ["--patients", 7, "--slices", 3, "--styles", "all", "--contrast", "T1"]
+        words = ["--patients", 7, "--slices", 3, "--finer", 2, "--styles", "all"]
+        words += ["--contrast", "T1"]
         done = command("phantom", tmp_path, *words)
         assert done.out == f"phantom: {tmp_path}/first\nphantom: {tmp_path}/second\n"
-        assert asked == [("all", 7, 3, "T1")]
+        assert asked == [("all", 7, 3, 2, "T1")]
 
     def test_all_means_every_style(self, tmp_path: Path) -> None:
         pytest.importorskip("nilearn")

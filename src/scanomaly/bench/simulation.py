@@ -11,6 +11,8 @@ PATIENTS = 120
 """Of each style."""
 SLICES = 4
 """Of each patient: more patients tell more than more slices of the same ones."""
+FINER = 3
+"""So that brains give enough slices that meet their lesion: 16 of each kind to learn from."""
 
 
 def simulated_folder(out: Path, seed: int) -> Path:
@@ -27,5 +29,13 @@ def simulate(
 ) -> Path:
     """Simulate what is not there yet; the folder of data sets. Raises PhantomError."""
     folder = simulated_folder(out, seed)
-    write_styles(folder, ("all",), patients=patients, seed=seed, slices=SLICES, progress=progress)
+    write_styles(
+        folder,
+        ("all",),
+        patients=patients,
+        seed=seed,
+        slices=SLICES,
+        finer=FINER,
+        progress=progress,
+    )
     return folder

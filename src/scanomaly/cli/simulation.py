@@ -21,6 +21,10 @@ def phantom(
     slices: Annotated[
         int | None, typer.Option(help="Of each patient: 8 without it, 2 with --vqa.", min=1)
     ] = None,
+    finer: Annotated[
+        int,
+        typer.Option(help="Look between the slices, so many times as finely, for lesions.", min=1),
+    ] = 1,
     contrast: Annotated[
         list[str] | None, typer.Option(help="Of the brain: T1, T2, FLAIR; all three without it.")
     ] = None,
@@ -48,8 +52,11 @@ def phantom(
 
     if bool(styles) + skull + vqa > 1:
         raise ConfigError("expected one of --styles, --skull and --vqa, got several; choose one.")
+    if finer > 1 and (skull or vqa):
+        raise ConfigError("--finer is not for whole heads; leave out --skull and --vqa.")
     wanted = tuple(contrast or ALL_CONTRASTS)
     numbers = {"patients": patients, "seed": seed} | ({"slices": slices} if slices else {})
+    numbers |= {"finer": finer} if finer > 1 else {}
     with progress_bar("simulating") as progress:
         if styles:
             manifests = write_styles(out, styles, contrasts=wanted, progress=progress, **numbers)

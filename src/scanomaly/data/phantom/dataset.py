@@ -5,6 +5,8 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,12 @@ def write_phantom(
     seed: int,
     contrasts: Sequence[str] = ALL_CONTRASTS,
     slices: int = SLICES,
+    finer: int = 1,
     progress: Progress | None = None,
 ) -> Path:
     """Writes a set of brain MRI into `out`; see write_style."""
-    style = brain_style(contrasts)
-    return write_style(out, style, patients=patients, seed=seed, slices=slices, progress=progress)
+    numbers = {"patients": patients, "seed": seed, "slices": slices, "finer": finer}
+    return write_style(out, brain_style(contrasts), progress=progress, **numbers)
 
 
 def write_style(
@@ -59,21 +62,24 @@ def write_style(
     patients: int,
     seed: int,
     slices: int = SLICES,
+    finer: int = 1,
     progress: Progress | None = None,
 ) -> Path:
     """Writes a patient-wise data set of one style and returns the path of its manifest.
 
-    About 60 % of the patients train (healthy, every slice), 15 % are valid and 25 % test. Half of
+    About 60 % of the patients train (healthy, `slices` each), 15 % are valid and 25 % test. Half of
     the valid and of the test patients are diseased and give the slices that show their lesion; the
     healthy half give those that would show the one drawn for them, so that heights are alike.
+    finer: cut patients so many times as finely, and look between the slices for as many as asked
+    for where a lesion does not show in all of them.
     Raises PhantomError (a ValueError) for too few patients or a folder that holds other data.
     """
     members = assign(patients)
-    subjects = [style.subject(seed, m.index, slices=slices) for m in members]
+    subjects = [style.subject(seed, m.index, slices=slices * finer) for m in members]
     claim(out)
     rows: list[Row] = []
     for done, (member, subject) in enumerate(zip(members, subjects, strict=True), start=1):
-        shown = _slices(style, member, subject, slices)
+        shown = _slices(style, member, subject, slices, finer)
         rows.extend(write_slice(out, member.split, s, style.has_masks) for s in shown)
         if progress:
             progress(done, patients)
@@ -90,17 +96,20 @@ def write_styles(
     seed: int,
     contrasts: Sequence[str] = ALL_CONTRASTS,
     slices: int = SLICES,
+    finer: int = 1,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Writes one data set a style into a folder of `out`; returns the paths of their manifests.
 
-    styles: keys of STYLES, or `all`; patients: of each style; contrasts: of the brain. What an
-    earlier call with the same options finished is kept. Raises PhantomError as write_style does,
-    for an unknown style, and when `out` holds something else or styles with other options.
+    styles: keys of STYLES, or `all`; patients: of each style; contrasts: of the brain; slices and
+    finer: see write_style. What an earlier call with the same options finished is kept. Raises
+    PhantomError as write_style does, for an unknown style, and when `out` holds something else or
+    styles with other options.
     """
     chosen = _choose(styles, contrasts)
     assign(patients)  # refuses too few before anything is written
-    options = {"patients": patients, "seed": seed, "slices": slices, "contrasts": [*contrasts]}
+    numbers = {"seed": seed, "slices": slices, "finer": finer}
+    options = {"patients": patients, **numbers, "contrasts": [*contrasts]}
     _claim_for_styles(out, options)
     for number, style in enumerate(chosen):
         before = number * patients
@@ -113,7 +122,7 @@ def write_styles(
         if _is_finished(place):
             report(patients, patients)
             continue
-        write_style(place, style, patients=patients, seed=seed, slices=slices, progress=report)
+        write_style(place, style, patients=patients, progress=report, **numbers)
     return [out / style.name / MANIFEST for style in chosen]
 
 
@@ -184,10 +193,23 @@ def assign(patients: int) -> list[Member]:
     return [Member(index, split, index in diseased) for index, split in enumerate(splits)]
 
 
-def _slices(style: Style[Any], member: Member, subject: Any, slices: int) -> Iterator[StyledSlice]:
+def _slices(
+    style: Style[Any], member: Member, subject: Any, slices: int, finer: int
+) -> list[StyledSlice]:
+    """As many as asked for, if there are; in the order of the patient."""
+    places = _outwards(slices, finer)
+    found: Iterator[StyledSlice]
     if member.split == "train":
-        return (style.healthy(subject, index) for index in range(slices))
-    return style.matched(subject, slices, diseased=member.diseased)
+        found = (style.healthy(subject, index) for index in places)
+    else:
+        found = style.matched(subject, places, diseased=member.diseased)
+    return sorted(islice(found, slices), key=attrgetter("index"))
+
+
+def _outwards(slices: int, finer: int) -> list[int]:
+    """All places of a patient cut `finer` times as finely: the middle one of each part first."""
+    offsets = sorted(range(finer), key=lambda offset: abs(2 * offset + 1 - finer))
+    return [part * finer + offset for offset in offsets for part in range(slices)]
 
 
 def claim(out: Path) -> None:

@@ -3,7 +3,7 @@
 S image side.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 from zlib import crc32
@@ -62,12 +62,14 @@ class Style(Generic[SubjectT]):
     healthy: Callable[[SubjectT, int], StyledSlice]
     diseased: Callable[[SubjectT, int], StyledSlice | None]
 
-    def matched(self, subject: SubjectT, slices: int, *, diseased: bool) -> Iterator[StyledSlice]:
-        """The slices that show the subject's lesion; of a healthy subject, those that would.
+    def matched(
+        self, subject: SubjectT, places: Iterable[int], *, diseased: bool
+    ) -> Iterator[StyledSlice]:
+        """Of the slices at these places those that show the lesion; of a healthy one, that would.
 
         So healthy and diseased test slices have like heights and like numbers for each patient.
         """
-        for index in range(slices):
+        for index in places:
             shown = self.diseased(subject, index)
             if shown:
                 yield shown if diseased else self.healthy(subject, index)

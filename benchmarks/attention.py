@@ -1,28 +1,45 @@
-"""Attention of CLIP's blocks in bf16 on a CPU: two products against torch's own.
+"""Attention in bf16 on a CPU: two products against torch's own.
 
     OMP_NUM_THREADS=1 python benchmarks/attention.py
 
-One frozen block of tiny-CLIP's size (257 tokens, width 192, three heads) under autocast, forward
-and backward, in batches of 8 and 16. Milliseconds of one thread, so that other jobs hardly count.
+Forward and backward under autocast: one frozen block of tiny-CLIP's size (257 tokens, width 192,
+three heads) in batches of 8 and 16, and an attention of `qfae-offline`'s junction (256 queries, 257
+keys, eight heads of width 20) in a batch of 32. Milliseconds of one thread, so that other jobs
+hardly count.
 """
 
+from collections.abc import Callable
 from unittest.mock import patch
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor
 
 from measuring import per_call
 from result_tables import head, line
 from scanomaly.backbones.clip.blocks import attend, project
+from scanomaly.nn.attention import attention
 
 TOKENS, WIDTH, HEADS = 257, 192, 3
-WITHOUT = patch("scanomaly.backbones.clip.blocks.MOST_WEIGHTS", 0)
+JUNCTION = ((32, 8, 256, 20), (32, 8, 257, 20), (32, 8, 257, 20))
+WITHOUT = patch("scanomaly.nn.attention.MOST_WEIGHTS", 0)
 
 
-def milliseconds(block: ResidualAttentionBlock, tokens: torch.Tensor) -> float:
+def block_of_clip(batch: int) -> Callable[[], Tensor]:
+    block = ResidualAttentionBlock(WIDTH, HEADS).requires_grad_(False)
+    tokens = torch.randn(batch, TOKENS, WIDTH).requires_grad_()
+    return lambda: attend(block, tokens, project(block, tokens))
+
+
+def junction_of_qfae() -> Callable[[], Tensor]:
+    inputs = [torch.randn(shape).bfloat16().requires_grad_() for shape in JUNCTION]
+    return lambda: attention(*inputs)
+
+
+def milliseconds(compute: Callable[[], Tensor]) -> float:
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            found = attend(block, tokens, project(block, tokens))
+            found = compute()
         found.float().square().mean().backward()
 
     return 1000 * per_call(step, 5.0)
@@ -31,15 +48,15 @@ def milliseconds(block: ResidualAttentionBlock, tokens: torch.Tensor) -> float:
 def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    block = ResidualAttentionBlock(WIDTH, HEADS).requires_grad_(False)
-    for text in head(["batch", "torch's own", "two products", "ratio"]):
+    cases = {f"block of tiny-CLIP, batch {batch}": block_of_clip(batch) for batch in (8, 16)}
+    cases["junction of qfae-offline, batch 32"] = junction_of_qfae()
+    for text in head(["what", "torch's own", "two products", "ratio"]):
         print(text)
-    for batch in (8, 16):
-        tokens = torch.randn(batch, TOKENS, WIDTH).requires_grad_()
+    for what, compute in cases.items():
         with WITHOUT:
-            plain = milliseconds(block, tokens)
-        ours = milliseconds(block, tokens)
-        print(line([str(batch), f"{plain:.1f} ms", f"{ours:.1f} ms", f"{plain / ours:.2f}"]))
+            plain = milliseconds(compute)
+        ours = milliseconds(compute)
+        print(line([what, f"{plain:.1f} ms", f"{ours:.1f} ms", f"{plain / ours:.2f}"]))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
         "metrics": "questions",
         "config": "errors files",
         "data": "config errors files questions records",
-        "backbones": "config errors records",
+        "backbones": "config errors nn records",
         "training": "config errors files records",
         "methods": "backbones calibration config errors maps nn records training",
         "run_folder": "config errors files scanomaly",

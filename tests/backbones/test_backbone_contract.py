@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scanomaly.backbones import FAMILIES, Backbone, build_backbone
+from scanomaly.backbones.base import digest
 from scanomaly.config.backbones import BackboneConfig
 from scanomaly.errors import ConfigError
 
@@ -157,11 +158,18 @@ def test_fingerprints_follow_the_values(config: BackboneConfig, backbone: Backbo
     again = build_backbone(config)
     assert again.fingerprint() == backbone.fingerprint()
     assert len(again.fingerprint()) == 16
-    changed = build_backbone(config)
-    last = list(changed.parameters())[-1]
-    last.data.flatten()[-1] += 1e-3
+    changed = build_backbone(config.model_copy(update={"weights": "random"}))
     other = build_backbone(config.model_copy(update={"mean": (0.1,) * 3}))
     assert len({b.fingerprint() for b in (backbone, changed, other)}) == 3
+
+
+def test_a_digest_covers_every_value_and_name() -> None:
+    values = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}
+    changed = {**values, "bias": torch.tensor([0.0, 1e-6])}
+    renamed = {"weight": values["weight"], "bias_": values["bias"]}
+    reshaped = {**values, "weight": torch.zeros(3, 2)}
+    assert len({digest(each) for each in (values, changed, renamed, reshaped)}) == 4
+    assert digest(dict(reversed(values.items()))) == digest(values)
 
 
 def test_random_weights_are_the_same_each_time_and_leave_the_seed_alone() -> None:

@@ -56,6 +56,31 @@ def test_what_is_not_trained_stays_under_autocast(image):
         assert torch.equal(exact(image), network()(image))
 
 
+@pytest.mark.parametrize("side", [9, 10])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("kind", [nn.Conv2d, Conv2dSame])
+def test_a_frozen_one_gives_its_input_the_gradient_of_fp32(kind, kernel, side):
+    torch.manual_seed(0)
+    plain = kind(WIDTH, WIDTH, kernel, stride=2, padding=kernel // 2, groups=WIDTH)
+    plain.requires_grad_(False)
+    image, out = torch.rand(2, WIDTH, side, side), torch.rand(2, WIDTH, 5, 5)
+    gradients = []
+    for layer in (plain, with_exact_depthwise(nn.Sequential(deepcopy(plain)))[0]):
+        given = image.clone().requires_grad_()
+        layer(given).backward(out[..., : layer(given).shape[2], : layer(given).shape[3]])
+        gradients.append(given.grad)
+    torch.testing.assert_close(*gradients)
+
+    given = image.bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = with_exact_depthwise(nn.Sequential(deepcopy(plain)))(given)
+    found.backward(out[..., : found.shape[2], : found.shape[3]].bfloat16())
+    assert given.grad.dtype == torch.bfloat16
+    theirs = image.bfloat16().float().requires_grad_()
+    plain(theirs).backward(out.bfloat16().float()[..., : found.shape[2], : found.shape[3]])
+    assert torch.equal(given.grad, theirs.grad.bfloat16())
+
+
 def test_state_and_copies():
     exact = with_exact_depthwise(network())
     assert exact.state_dict().keys() == network().state_dict().keys()

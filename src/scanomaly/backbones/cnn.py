@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from scanomaly.backbones.base import Backbone, TokenHook
+from scanomaly.backbones.folding import fold_batch_norms
 from scanomaly.backbones.loading import filled, find_source, normalisation
 from scanomaly.config.backbones import BackboneConfig
 from scanomaly.errors import ConfigError
+from scanomaly.nn.depthwise import with_exact_depthwise
 from scanomaly.records import Features
 
 TRUNKS: Mapping[str, tuple[str, ...]] = {
@@ -55,6 +57,10 @@ class ConvBackbone(Backbone):
         stages, widths = stages_of(network)
         backbone = cls(stages, widths, *normalisation(config, source, network))
         backbone.config = config
+        backbone.fingerprint()  # of the weights as they came
+        fold_batch_norms(backbone)
+        with_exact_depthwise(backbone)
+        backbone.freeze()
         return backbone
 
     @property

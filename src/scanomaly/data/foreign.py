@@ -56,8 +56,13 @@ def _other_light(images: Tensor, rand: Draws) -> Tensor:
 
 def _smooth(images: Tensor, rand: Draws) -> Tensor:
     """Without detail, and of another brightness; of another colour where there are colours."""
-    flat = F.avg_pool2d(images, SMOOTHED, stride=1, padding=SMOOTHED // 2, count_include_pad=False)
-    colours = images.std(dim=1).flatten(1).amax(dim=1) > SEEN  # (B,)
+    flat = images
+    for kernel in ((SMOOTHED, 1), (1, SMOOTHED)):
+        around = tuple(side // 2 for side in kernel)
+        flat = F.avg_pool2d(flat, kernel, stride=1, padding=around, count_include_pad=False)
+    mean = images.mean(dim=1, keepdim=True)
+    variance = (images - mean).square().sum(dim=1) / (images.shape[1] - 1)
+    colours = variance.flatten(1).amax(dim=1) > SEEN**2  # (B,)
     grey, tint = (rand(len(images), channels, 1, 1) - 0.5 for channels in (1, 3))
     return flat + torch.where(colours[:, None, None, None], tint, grey)
 

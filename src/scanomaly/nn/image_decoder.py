@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
+from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from scanomaly.nn.attention import attention
 from scanomaly.nn.positions import sincos_table, unpatchify
 
 REGISTERS = 4
+
+
+class SelfAttention(Attention):
+    """timm's own parameters, without its extras."""
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        joined = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim))
+        split = joined.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = attention(*split, mask=attn_mask, causal=is_causal)
+        found: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return found
 
 
 class ImageDecoder(nn.Module):
@@ -34,6 +51,7 @@ class ImageDecoder(nn.Module):
     ) -> None:
         super().__init__()
         norm = partial(nn.LayerNorm, eps=norm_eps)
+        kinds: Any = {"norm_layer": norm, "attn_layer": SelfAttention}
         self.grid = grid
         self.patch = patch
         self.channels = channels
@@ -42,8 +60,7 @@ class ImageDecoder(nn.Module):
         self.class_token = nn.Parameter(torch.randn(1, 1, width) * 1e-3)
         self.register_buffer("positions", sincos_table(width, *grid)[None], persistent=False)
         self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
-            for _ in range(depth)
+            Block(width, heads, mlp_ratio, qkv_bias=True, **kinds) for _ in range(depth)
         )
         self.norm = norm(width)
         self.to_pixels = nn.Linear(width, patch * patch * channels)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAST_NORM = 1e-8
-BUFFER = 2**21
-"""Similarities held at once: 8 MiB in fp32."""
+BUFFER = 2**19
+"""Similarities held at once: 2 MiB in fp32, near the processor."""
 QUERIES = 1024
 """Tokens asked about at once."""
 PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
@@ -95,22 +95,26 @@ class MemoryBank(nn.Module):
             rows = slice(start, start + per_chunk)
             chunk = self.tokens[rows]
             hidden = None if left_out is None or not any(touched[rows]) else left_out[:, rows]
-            highest, place = _most_similar(queries, chunk, hidden)
-            row = torch.where(highest > best, place + start * width, row)
-            best = torch.maximum(best, highest)
+            nearer, similarity, place = _nearer(queries, chunk, hidden, best)
+            row[nearer] = place + start * width
+            best[nearer] = similarity
         return row
 
 
-def _most_similar(queries: Tensor, chunk: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Largest similarity and its row in a chunk (n, T, D), of each query (b L, D).
+def _nearer(
+    queries: Tensor, chunk: Tensor, hidden: Tensor | None, best: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which queries (b L, D) a chunk (n, T, D) is nearer to than `best`; how near, in which row.
 
-    Similarities do not outlive this function: no two chunks' are held at once.
+    Few are: so places are looked for only then. Similarities do not outlive this function: no two
+    chunks' are held at once.
     """
     similar = queries @ chunk.flatten(0, 1).to(queries.dtype).T  # (b L, n T)
     if hidden is not None:
         _hide(similar, hidden, chunk.shape[1])
-    highest, place = similar.max(dim=1)
-    return highest, place
+    highest = similar.amax(dim=1)
+    nearer = (highest > best).nonzero().squeeze(1)
+    return nearer, highest[nearer], similar[nearer].argmax(dim=1)
 
 
 def _hide(similar: Tensor, hidden: Tensor, width: int) -> None:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scanomaly.nn.attention import attention
+
 
 class MultiQueryAttention(nn.Module):
     """Self-attention with one key and value shared by all heads; causal in the published code."""
@@ -29,7 +31,7 @@ class MultiQueryAttention(nn.Module):
         )
         query = query.unflatten(-1, (self.heads, self.head_width)).transpose(1, 2)
         key, value = (t[:, None].expand(-1, self.heads, -1, -1) for t in (key, value))
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        mixed = attention(query, key, value, causal=self.causal)
         merged: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return merged
 
@@ -71,7 +73,7 @@ class NullKeyCrossAttention(nn.Module):
         """
         query, key, value = self._attention_inputs(x, context)
         mask = None if keep is None else F.pad(keep, (1, 0), value=True)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed = attention(query, key, value, mask=mask)
         merged: Tensor = self.output_norm(self.output(mixed.transpose(1, 2).flatten(2)))
         return merged
 

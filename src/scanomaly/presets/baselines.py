@@ -156,13 +156,17 @@ OFFLINE: Mapping[str, AnomalibConfig] = {
 """Preset -> the model on EfficientNet-Lite0, or with small networks of its own."""
 
 OFFLINE_EPOCHS = 10
+IN_BF16 = ("stfpm", "cfa")
+"""Models that train as well in bf16, in three quarters of the time on a CPU."""
 
 
 def _offline(name: str) -> Run:
     config = OFFLINE[name]
     fit = FITS.get(config.model.name, ONCE)
     if fit is not ONCE:
-        fit = fit.model_copy(update={"epochs": OFFLINE_EPOCHS, "batch_size": 8})
+        precision = "bf16" if config.model.name in IN_BF16 else fit.precision
+        changes = {"epochs": OFFLINE_EPOCHS, "batch_size": 8, "precision": precision}
+        fit = fit.model_copy(update=changes)
     return _run(name, "at small scale, ours", config, fit)
 
 

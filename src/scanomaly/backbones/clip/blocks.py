@@ -17,10 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scanomaly.errors import ConfigError
-
-MOST_WEIGHTS = 2**23
-"""Attention weights (N h T T) of a block that a CPU holds at once in bf16, 16 MiB: two products are
-faster there than torch's own attention (`python benchmarks/attention.py`), and take memory."""
+from scanomaly.nn.attention import attention
 
 
 class Projected(NamedTuple):
@@ -50,26 +47,10 @@ def attend(
     causal: bool = False,
 ) -> Tensor:
     """The block's output (N, T, W). mask: bool (N, 1, T, P + T), what each token sees."""
-    if mask is None and not causal and _is_small_in_bf16(projected):
-        mixed = _by_products(*projected)
-    else:
-        mixed = F.scaled_dot_product_attention(*projected, attn_mask=mask, is_causal=causal)
+    mixed = attention(*projected, mask=mask, causal=causal)
     tokens = tokens + block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
     result: Tensor = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
     return result
-
-
-def _is_small_in_bf16(projected: Projected) -> bool:
-    query, key, _ = projected
-    weights = query.shape[:3].numel() * key.shape[2]
-    return query.is_cpu and query.dtype is torch.bfloat16 and weights <= MOST_WEIGHTS
-
-
-def _by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention (N, h, T, e) with all its weights in memory."""
-    weights = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
-    mixed: Tensor = weights.softmax(dim=3) @ value
-    return mixed
 
 
 def require_plain(blocks: Sequence[Any]) -> None:

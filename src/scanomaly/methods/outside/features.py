@@ -18,6 +18,7 @@ from scanomaly.backbones.cnn import ConvBackbone, stages_of
 from scanomaly.backbones.loading import create, find_source
 from scanomaly.config.backbones import BackboneConfig, ClipConfig
 from scanomaly.errors import ConfigError
+from scanomaly.nn.depthwise import with_exact_depthwise
 from scanomaly.records import Features
 
 
@@ -107,16 +108,18 @@ class Student(nn.Module):
         stages, _ = stages_of(create(source.name, {**source.arguments, "num_classes": 0}))
         self.wanted = [backbone.block_index(block) for block in teacher.blocks]
         self.layers = teacher.layers
-        self.stages = nn.ModuleList(stages[: max(self.wanted) + 1])
+        learning = nn.ModuleList(stages[: max(self.wanted) + 1])
+        self.stages = with_exact_depthwise(learning.to(memory_format=torch.channels_last))
         self.register_buffer("mean", backbone.mean.clone(), persistent=False)
         self.register_buffer("std", backbone.std.clone(), persistent=False)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         current, maps = (image - self.mean) / self.std, []
-        for stage in self.stages:
+        current = current.contiguous(memory_format=torch.channels_last)
+        for stage in self.stages.children():
             current = stage(current)
             maps.append(current)
-        found = (maps[index] for index in self.wanted)
+        found = (maps[index].float() for index in self.wanted)
         return dict(zip(self.layers, found, strict=True))
 
 

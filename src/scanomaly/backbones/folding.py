@@ -11,8 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 def fold_batch_norms(network: nn.Module) -> None:
     """In place, in eval mode: the same values but for rounding, in less time and memory.
 
-    A batch norm is folded where it is named right after a convolution of as many channels, as it is
-    in timm's networks; what timm does in its norms besides, such as the activation, stays.
+    A batch norm is folded where it is named right after a convolution, as it is in timm's networks;
+    what timm does in its norms besides, such as the activation, stays.
     """
     for parent in list(network.modules()):
         for (before, convolution), (name, norm) in pairwise(list(parent.named_children())):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from scanomaly.bench.simulation import FINER, PATIENTS, SLICES
 from scanomaly.bench.tables.table import SEED_PLACE, Cell, Table, TableRow
 from scanomaly.data.phantom import STYLES
 
@@ -19,8 +20,8 @@ COLUMNS: Mapping[str, str] = {
 SUPPORT = f"data.support=seed:{SEED_PLACE}"
 TARGET = "data.target={dataset}"
 SIMULATED = (
-    "ours; the data are simulated by `scanomaly phantom --styles all --patients 120 --slices 4 "
-    "--finer 3`, once a seed"
+    f"ours; the data are simulated by `scanomaly phantom --styles all --patients {PATIENTS} "
+    f"--slices {SLICES} --finer {FINER}`, once a seed"
 )
 SHOTS = (2, 4, 8, 16)
 LIKE_SHOTS = 4

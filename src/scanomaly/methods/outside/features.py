@@ -109,14 +109,15 @@ class Student(nn.Module):
         self.wanted = [backbone.block_index(block) for block in teacher.blocks]
         self.layers = teacher.layers
         learning = nn.ModuleList(stages[: max(self.wanted) + 1])
-        self.stages = with_exact_depthwise(learning.to(memory_format=torch.channels_last))
+        self.stages = learning.to(memory_format=torch.channels_last)
+        with_exact_depthwise(self.stages)
         self.register_buffer("mean", backbone.mean.clone(), persistent=False)
         self.register_buffer("std", backbone.std.clone(), persistent=False)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         current, maps = (image - self.mean) / self.std, []
         current = current.contiguous(memory_format=torch.channels_last)
-        for stage in self.stages.children():
+        for stage in self.stages:
             current = stage(current)
             maps.append(current)
         found = (maps[index].float() for index in self.wanted)

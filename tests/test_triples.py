@@ -172,14 +172,18 @@ def heads(tmp_path: Path) -> Path:
     with (data / "phantom.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(
-            [*("id", "patient", "path", "label", "mask", "split"), "kind", "severity", "healthy"]
+            [
+                *("id", "patient", "path", "label", "mask", "split"),
+                *("kind", "severity", "side", "lobe", "diameter_mm", "healthy"),
+            ]
         )
         for image in sorted(data.rglob("img/*.png")):
             path = image.relative_to(data).as_posix()
             ill = "Ungood" in path
             mask = path.replace("/img/", "/label/") if ill else ""
             kind = next(kinds) if ill else ""
-            finding = [kind, "severe", f"test/good/img/{FIRST}"] if ill else ["", "", ""]
+            healthy = f"test/good/img/{FIRST}"
+            finding = [kind, "severe", "left", "frontal", "30.5", healthy] if ill else [""] * 6
             table.writerow([image.stem, "p1", path, int(ill), mask, "test", *finding])
     return data
 
@@ -200,7 +204,10 @@ def test_heads_are_asked_all_that_is_known(tiny, heads, tmp_path):
     condition = {i.category: i.answer for i in items if i.question == QUESTIONS["C2"].text}
     assert condition["mass lesion"] == "It's mass lesion."
     mass = next(i for i in items if i.category == "mass lesion")
-    assert mass.facts == {"abnormal": True, "kind": "mass lesion", "severity": "severe"}
+    assert mass.facts == {
+        **{"abnormal": True, "kind": "mass lesion", "severity": "severe"},
+        **{"side": "left", "lobe": "frontal", "diameter_mm": 30.5},
+    }
 
 
 def kinds_of(items: tuple[VqaItem, ...]) -> set[str]:

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 RECONSTRUCTING = ("qfae", "autoencoder")
 """Methods that make a reconstruction."""
-RECORD = "with verdict"
+RECORD = "with verdict and size"
 """What the record of a triple holds; one that holds something else is made anew."""
 UNFINISHED = "unfinished"
 """Folder with the questions of each triple that is done, until all are."""

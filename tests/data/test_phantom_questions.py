@@ -1,6 +1,7 @@
 """Questions about a case: the right words for maps and reconstructions made to measure."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scanomaly.data.phantom.questions import (
     SliceFacts,
     question_answer_pairs,
 )
-from scanomaly.data.phantom.wordings import WORDINGS
+from scanomaly.data.phantom.wordings import PLURAL, SIZES, WORDINGS
 from scanomaly.questions import ANSWERS, QUESTIONS, UNSEEN_TYPES, classify, question_of
 
 SIDE = 160
@@ -252,6 +253,58 @@ class TestReconstruction:
         assert answers(HEALTHY, evidence)["O2"].startswith("Yes")
         evidence.reconstruction[60:110, 40:120] *= np.float32(0.5)
         assert answers(HEALTHY, evidence)["O2"].startswith("No")
+
+
+class TestSize:
+    @pytest.mark.parametrize(
+        ("diameter", "word"),
+        [
+            (5.0, "small"),
+            (17.99, "small"),
+            (18.0, "medium-sized"),
+            (25.99, "medium-sized"),
+            (26.0, "large"),
+            (39.0, "large"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("marked", "left", "name", "sentence"),
+        [
+            (LESION, 0.0, "O3", "Yes, the {} mass lesion in the left frontal region is"),
+            (NOTHING, 0.0, "O3", "No, the {} mass lesion in the left frontal region is not"),
+            (
+                LESION & (LEFT_FRONTAL[0] - 2 > ROWS),
+                *(0.0, "O3", "only part of the {} mass lesion in the left frontal region is"),
+            ),
+            (LESION, 0.7, "O2", "Remains of the {} mass lesion are"),
+            (LESION, 1.0, "O2", "No, the {} mass lesion is still"),
+        ],
+    )
+    def test_some_wordings_tell_it(
+        self, diameter: float, word: str, marked: np.ndarray, left: float, name: str, sentence: str
+    ) -> None:
+        facts = replace(MASS, diameter_mm=diameter)
+        said = every_wording(facts, case(LESION, marked, left=left), name)
+        telling = [text for text in said if any(size in text for size in SIZES)]
+        assert len(telling) == 1 < len(said), "part of the wordings, which stay short"
+        assert sentence.format(word) in telling[0]
+
+    @pytest.mark.parametrize("kind", sorted({*KINDS, ""} - {"normal"}))
+    def test_one_thing_has_one_size_and_closed_answers_stay(self, kind: str) -> None:
+        facts = SliceFacts(True, kind, "severe", contrast="T1", height_mm=30.0, diameter_mm=30.0)
+        evidence = case(LESION, NOTHING)
+        sized = " ".join(every_wording(facts, evidence, "O3"))
+        assert ("the large " in sized) is (kind not in PLURAL)
+        assert "  " not in sized
+        for name, text in answers(facts, evidence).items():
+            assert not QUESTIONS[name].closed or classify(name, text) is not None
+
+    def test_the_choice_among_wordings_does_not_hang_on_it(self) -> None:
+        evidence = case(LESION, NOTHING)
+        for seed in range(6):
+            plain = answers(MASS, evidence, seed)
+            sized = answers(replace(MASS, diameter_mm=30.0), evidence, seed)
+            assert {name: text.replace("large ", "") for name, text in sized.items()} == plain
 
 
 class TestOtherData:

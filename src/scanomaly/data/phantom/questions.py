@@ -1,9 +1,11 @@
 """Question-answer pairs about one case, written from what its pictures show. Loads no torch.
 
 Closed answers come from the kind and severity that are known; open ones from the anomaly map, the
-true mask and the reconstruction, in words that a reader of the three pictures could justify.
+true mask and the reconstruction, in words that a reader of the three pictures could justify. Some
+of their wordings tell the size that is known.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,7 +32,14 @@ from scanomaly.data.phantom.evidence import (
     typical,
 )
 from scanomaly.data.phantom.places import in_head, in_picture, in_words, zone
-from scanomaly.data.phantom.wordings import ANOMALY, CALLED, PLURAL, WORDINGS
+from scanomaly.data.phantom.wordings import (
+    ANOMALY,
+    CALLED,
+    PLURAL,
+    SIZE_LIMITS_MM,
+    SIZES,
+    WORDINGS,
+)
 from scanomaly.questions import ANSWERS, NORMAL, QUESTIONS, UNSEEN_TYPES
 
 Pair = tuple[str, str]  # question and answer
@@ -72,8 +81,10 @@ FLUID_LEVEL = 0.25  # relative to the head's median: so far off is fluid
 class SliceFacts:
     """What is known of a case besides its pictures; empty and None where unknown.
 
-    kind: one of KINDS or UNSEEN_TYPES; "" for data that is no phantom of whole heads. contrast: T1,
-    T2 or FLAIR. height_mm: MNI z of the slice.
+    kind: one of KINDS or UNSEEN_TYPES; "" for data that is no phantom of whole heads. side, lobe:
+    in MNI space, for the facts beside a triple; answers take places from the mask, so that a lesion
+    and a mark in one place are said to be in one. contrast: T1, T2 or FLAIR. height_mm: MNI z of
+    the slice.
     """
 
     abnormal: bool
@@ -135,12 +146,22 @@ class _Case:
         most = found[0].pixels.sum() > MOST_OF_IT * mask.sum()
         return self.where(found[:1] if most else found)
 
+    @property
+    def size(self) -> str:
+        """How large the anomaly is; empty where unknown, and for what has more sizes than one."""
+        diameter = self.facts.diameter_mm
+        if diameter is None or self.facts.kind in PLURAL:
+            return ""
+        return SIZES[bisect_right(SIZE_LIMITS_MM, diameter)]
+
     def say(self, situation: str, words: Mapping[str, object] | None = None) -> str:
         """One of the sentences for a situation."""
         sentence = WORDINGS[situation][int(self.rng.integers(len(WORDINGS[situation])))]
         anomaly = CALLED.get(self.facts.kind, self.facts.kind) if self.is_head else ANOMALY
         verb = "are" if self.facts.kind in PLURAL else "is"
-        return sentence.format_map({"anomaly": anomaly, "is": verb, **(words or {})})
+        return sentence.format_map(
+            {"anomaly": anomaly, "size": self.size, "is": verb, **(words or {})}
+        )
 
 
 def question_answer_pairs(

@@ -28,11 +28,11 @@ WORDINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "Yes, the {anomaly} {is} no longer visible, but the reconstruction is blurred.",
         ),
         "weakened": (
-            "Partially. Remains of the {anomaly} are visible in {place}.",
+            "Partially. Remains of the {size}{anomaly} are visible in {place}.",
             "Partially (however, the {anomaly} {is} only attenuated).",
         ),
         "kept": (
-            "No, the {anomaly} {is} still visible in {place}.",
+            "No, the {size}{anomaly} {is} still visible in {place}.",
             "No ({anomaly} still visible).",
         ),
         "faithful": (
@@ -50,11 +50,11 @@ WORDINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         # O3: does the map show the disease
         "marked": (
             "Yes.",
-            "Yes, the {anomaly} in {place} {is} highlighted.",
+            "Yes, the {size}{anomaly} in {place} {is} highlighted.",
         ),
         "partly marked": (
             "Yes (however, only partial marking of anomaly).",
-            "Partially, only part of the {anomaly} in {place} {is} highlighted.",
+            "Partially, only part of the {size}{anomaly} in {place} {is} highlighted.",
         ),
         "some marked": (
             "Yes (however, only {marked} of {count} lesions are marked).",
@@ -62,7 +62,7 @@ WORDINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "not marked": (
             "No (not marked).",
-            "No, the {anomaly} in {place} {is} not highlighted.",
+            "No, the {size}{anomaly} in {place} {is} not highlighted.",
         ),
         "nothing to mark": (
             "Not applicable.",
@@ -101,7 +101,7 @@ WORDINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""Situation -> sentences that fit it equally well."""
+"""Situation -> sentences that fit it equally well; some tell the size, so that most stay short."""
 
 ANOMALY = "anomaly"
 """What an abnormality is called whose kind is not known."""
@@ -116,6 +116,10 @@ CALLED: Mapping[str, str] = MappingProxyType(
 """Kinds whose visible sign has another name."""
 
 PLURAL = frozenset({"lesions", "enlarged ventricles", "artefacts"})
+
+SIZES = ("small ", "medium-sized ", "large ")
+SIZE_LIMITS_MM = (18.0, 26.0)
+"""Diameters where the next of SIZES begins; about a third of the simulated masses has each."""
 
 SIDES: Mapping[str, str] = MappingProxyType(
     {"left": "left ", "right": "right ", "both": "bilateral ", "midline": "midline "}

@@ -18,7 +18,7 @@ from scanomaly.errors import ConfigError, DataError
 from scanomaly.methods import METHODS
 from scanomaly.methods.qfae import QFAE
 from scanomaly.methods.reconstruction import ReconstructionDetector
-from scanomaly.questions import QUESTIONS, question_of
+from scanomaly.questions import QUESTIONS, is_unseen, question_of
 from scanomaly.triples import RECONSTRUCTING, make_triples
 from tiny_runs import HEIGHT, IMAGES, WIDTH, TinyRun, save_image, write_set
 
@@ -208,6 +208,26 @@ def test_heads_are_asked_all_that_is_known(tiny, heads, tmp_path):
         **{"abnormal": True, "kind": "mass lesion", "severity": "severe"},
         **{"side": "left", "lobe": "frontal", "diameter_mm": 30.5},
     }
+
+
+def test_kinds_of_any_labelled_folder_are_kept(tiny, tmp_path):
+    data = write_set(tmp_path / "Brain", {("test", "good"): 1, ("test", "Ungood"): 3})
+    kinds = {"good": iter(["", ""]), "Ungood": iter(["dural thickening", "Mass_Lesion", ""])}
+    with (data / "manifest.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "split", "kind"])
+        for image in sorted(data.rglob("img/*.png")):
+            folder = image.parents[1].name
+            path = image.relative_to(data).as_posix()
+            table.writerow([path, int(folder == "Ungood"), "test", next(kinds[folder])])
+    make_triples(tiny.fitted, read_manifest(data), tmp_path / "mivqa")
+    items = read_corpus(tmp_path / "mivqa").items
+    ill = [i for i in items if (i.question, i.answer) == (QUESTIONS["C1"].text, "No.")]
+    told = {item.category for item in ill}
+    assert told == {"dural thickening", "Mass_Lesion", ""}, "as the manifest spells them"
+    assert {kind for kind in told if is_unseen(kind)} == {"dural thickening"}
+    assert "C2" not in names(items), "words of another set are not asked about"
+    assert all("kind" not in item.facts for item in items)
 
 
 def kinds_of(items: tuple[VqaItem, ...]) -> set[str]:

@@ -92,8 +92,8 @@ def make_triples(
     """Score every labelled image and write `triples.jsonl` with its pictures into `out`.
 
     The phantom of whole heads is asked all seven questions, any other set those that its labels
-    and masks can answer. Patients and splits are kept. seed: of the choice among wordings. An
-    interrupted run goes on with the same call; a finished one is never overwritten. Raises
+    and masks can answer. Patients, splits and kinds are kept. seed: of the choice among wordings.
+    An interrupted run goes on with the same call; a finished one is never overwritten. Raises
     DataError for an unusable folder or when no triple could be made, ConfigError for a detector
     that cannot make any.
     """
@@ -286,7 +286,7 @@ class _Work:
                 question=question,
                 answer=answer,
                 patient=row.patient,
-                category=facts.kind,
+                category=facts.kind or row.kind or "",
                 split=row.split or "test",
                 facts={name: value for name, value in asdict(facts).items() if _is_known(value)},
                 **record["verdict"],

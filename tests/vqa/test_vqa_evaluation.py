@@ -12,7 +12,7 @@ from scanomaly.questions import QUESTIONS, question_of
 from scanomaly.report.vqa_tables import vqa_metrics_json
 from scanomaly.vqa.base import Generated
 from scanomaly.vqa.checkpoint import FittedAnswerer
-from scanomaly.vqa.evaluation import PANELS_OF_A_KIND, evaluate
+from scanomaly.vqa.evaluation import evaluate
 from scanomaly.vqa.results import OpenSet, VqaEvaluation
 from vqa.tiny_vqa import MASS, UNSEEN, TinyVqa
 
@@ -283,8 +283,11 @@ class TestPanels:
             assert {picture.shape for picture in panel.pictures} == {(32, 32, 3)}
         assert sum(len(panel.rows) for panel in found.panels) == 21
 
-    def test_kinds_take_turns(self, tiny_vqa: TinyVqa, saying):
-        found = saying(truth)
-        shown = [panel.rows[0].item.category for panel in found.panels]
-        assert len(shown) <= PANELS_OF_A_KIND
-        assert shown[:3] == ["normal", "mass_lesion", UNSEEN]
+    @pytest.mark.parametrize(
+        ("limit", "kinds"),
+        [(2, ["normal", "mass_lesion"]), (4, ["normal", "mass_lesion", UNSEEN, "normal"])],
+    )
+    def test_kinds_take_turns(self, saying, monkeypatch, limit: int, kinds: list[str]):
+        monkeypatch.setattr("scanomaly.vqa.evaluation.PANELS_OF_A_KIND", limit)
+        shown = [panel.rows[0].item.category for panel in saying(truth).panels]
+        assert shown == kinds

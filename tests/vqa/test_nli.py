@@ -191,6 +191,40 @@ def test_a_model_that_is_not_here_says_where_to_get_it(name, tmp_path, monkeypat
         load_judges([name])
 
 
-def test_an_unknown_name_is_refused():
-    with pytest.raises(WeightsError, match="no-such-model"):
-        load_judges(["no-such-model"])
+OTHER = "someone/tiny-mnli"
+
+
+def in_weights_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCANOMALY_WEIGHTS", str(tmp_path / "weights"))
+    return tmp_path / "weights" / OTHER
+
+
+def in_hub_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / f"models--{OTHER.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    return repository / "snapshots" / "abc"
+
+
+@pytest.mark.parametrize("place", [in_weights_directory, in_hub_cache])
+def test_any_name_that_is_here_judges(place, tmp_path, monkeypatch):
+    folder = save_model(place(tmp_path, monkeypatch))
+    named, by_folder = load_judges([OTHER, str(folder)]).values()
+    assert OTHER in named.signature
+    np.testing.assert_array_equal(
+        named.probabilities(PREMISES, HYPOTHESES), by_folder.probabilities(PREMISES, HYPOTHESES)
+    )
+
+
+@pytest.mark.parametrize("name", ["no-such-model", OTHER, "runs/judges/absent", "no such/model!"])
+def test_an_unknown_name_is_refused(name, tmp_path, monkeypatch):
+    in_hub_cache(tmp_path, monkeypatch)
+    monkeypatch.setenv("SCANOMALY_WEIGHTS", "/my/weights")
+    with pytest.raises(WeightsError) as caught:
+        load_judges([name])
+    message = str(caught.value)
+    assert "(bart, deberta, mdeberta, roberta, the OWNER/NAME of another" in message
+    assert f"got {name!r}, which is not; fetch it with `hf download OWNER/NAME`" in message
+    assert "Looked in /my/weights, " in message
+    assert "timm" not in message

@@ -79,7 +79,8 @@ def vqa_evaluate(
         str,
         typer.Option(
             help="Models that judge whether open answers entail their references: bart, deberta, "
-            "mdeberta, roberta, other names, or folders; commas between them."
+            "mdeberta, roberta, another OWNER/NAME that is on this machine, or folders; commas "
+            "between them."
         ),
     ] = "",
     device: DeviceOption = "auto",

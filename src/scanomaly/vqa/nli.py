@@ -16,7 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scanomaly.backbones.weights import locate, weight_file
+from scanomaly.backbones.weights import (
+    ENVIRONMENT_VARIABLE,
+    directories,
+    find_repository,
+    is_language,
+    missing_message,
+    weight_file,
+)
 from scanomaly.errors import WeightsError
 
 MODELS: Mapping[str, str] = {
@@ -133,7 +140,7 @@ def _columns(name: str, labels: Mapping[int, str]) -> list[int]:
 
 
 def load_judges(names: Sequence[str], device: torch.device | str = "cpu") -> dict[str, Judge]:
-    """The judges by the names given: short ones (MODELS), names of weights, or folders.
+    """The judges by the names given: short ones (MODELS), OWNER/NAME on the hub, or folders.
 
     All are found before any is loaded; nothing is downloaded. Raises WeightsError, which says what
     to do.
@@ -147,7 +154,21 @@ def _folder_of(name: str) -> Path:
     if given.is_dir():
         return weight_file(given, given.name).parent
     full = MODELS.get(name, name)
-    return weight_file(locate(full), full).parent
+    found = find_repository(full)
+    if found is None:
+        raise WeightsError(missing_message(full) if is_language(full) else _not_here(name))
+    return found if found.is_dir() else found.parent
+
+
+def _not_here(name: str) -> str:
+    """What to do about a judge that the inventory does not list either."""
+    looked_in = ", ".join(map(str, directories()))
+    return (
+        f"expected a judge that is on this machine ({', '.join(MODELS)}, the OWNER/NAME of another "
+        f"sequence-pair model of transformers, or its folder), got {name!r}, which is not; fetch "
+        f"it with `hf download OWNER/NAME`, or give its folder. Looked in {looked_in} and the "
+        f"Hugging Face cache; {ENVIRONMENT_VARIABLE} adds a directory."
+    )
 
 
 def _load(name: str, folder: Path, device: torch.device | str) -> Judge:

@@ -13,9 +13,11 @@ from scanomaly.backbones.weights.inventory import (
 )
 from scanomaly.backbones.weights.places import (
     CLIP_WEIGHT_FILES,
+    ENVIRONMENT_VARIABLE,
     WEIGHT_FILES,
     directories,
     find,
+    find_repository,
     locate,
     missing_message,
     weight_file,
@@ -24,6 +26,7 @@ from scanomaly.backbones.weights.verification import Finding, verify
 
 __all__ = [
     "CLIP_WEIGHT_FILES",
+    "ENVIRONMENT_VARIABLE",
     "INVENTORY",
     "WEIGHT_FILES",
     "Finding",
@@ -33,6 +36,7 @@ __all__ = [
     "directories",
     "fetch",
     "find",
+    "find_repository",
     "is_language",
     "licence_of",
     "locate",

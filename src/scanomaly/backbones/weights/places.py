@@ -43,34 +43,45 @@ def locate(name: str, explicit: Path | str | None = None, given: Sequence[Path |
 
 def find(name: str, given: Sequence[Path | str] = ()) -> Path | None:
     """As `locate` without an explicit path; None if the weights are nowhere."""
-    for directory in directories(given):
-        inside = _in_directory(name, directory)
-        if inside is not None:
-            return inside
+    files = weight_files(name)
+    inside = _in_directories(name, files, given)
+    if inside is not None:
+        return inside
     try:
         entry = describe(name)
     except WeightsError:
         return None
-    return _in_package(entry) or _in_hub_cache(entry)
+    return _in_package(entry) or _in_hub_cache(entry.repository, files)
+
+
+def find_repository(name: str, given: Sequence[Path | str] = ()) -> Path | None:
+    """As `find`, for a network of transformers by its OWNER/NAME, in the inventory or not."""
+    return _in_directories(name, WEIGHT_FILES, given) or _in_hub_cache(name, WEIGHT_FILES)
 
 
 def _explicit(name: str, path: Path) -> Path:
-    if path.is_file() or (path.is_dir() and _file_in_folder(path, name) is not None):
+    files = weight_files(name)
+    if path.is_file() or (path.is_dir() and _file_in_folder(path, files) is not None):
         return path
-    inside = _in_directory(name, path) if path.is_dir() else None
+    inside = _in_directory(name, files, path) if path.is_dir() else None
     if inside is None:
         problem = f"holds no weights of {name}" if path.is_dir() else "does not exist"
         raise WeightsError(
             f"{path} {problem}; expected a weight file ({', '.join(SUFFIXES)}), a folder with "
-            f"{' or '.join(weight_files(name))}, or a folder of folders with the names of weights."
+            f"{' or '.join(files)}, or a folder of folders with the names of weights."
         )
     return inside
 
 
-def _in_directory(name: str, directory: Path) -> Path | None:
-    """DIR/NAME/ with a weight file inside, or DIR/NAME.safetensors (.pth, .pt, .bin)."""
+def _in_directories(name: str, files: Sequence[str], given: Sequence[Path | str]) -> Path | None:
+    places = (_in_directory(name, files, directory) for directory in directories(given))
+    return next((place for place in places if place is not None), None)
+
+
+def _in_directory(name: str, files: Sequence[str], directory: Path) -> Path | None:
+    """DIR/NAME/ with one of the files inside, or DIR/NAME.safetensors (.pth, .pt, .bin)."""
     for alias in dict.fromkeys((name, DEFAULT_TAGS.get(name, name))):
-        if _file_in_folder(directory / alias, name) is not None:
+        if _file_in_folder(directory / alias, files) is not None:
             return directory / alias
         for suffix in SUFFIXES:
             if (file := directory / f"{alias}{suffix}").is_file():
@@ -83,8 +94,8 @@ def weight_files(name: str) -> tuple[str, ...]:
     return CLIP_WEIGHT_FILES if is_clip(name) else WEIGHT_FILES
 
 
-def _file_in_folder(folder: Path, name: str) -> Path | None:
-    return next((folder / n for n in weight_files(name) if (folder / n).is_file()), None)
+def _file_in_folder(folder: Path, files: Sequence[str]) -> Path | None:
+    return next((folder / file for file in files if (folder / file).is_file()), None)
 
 
 def _in_package(entry: Pretrained) -> Path | None:
@@ -98,13 +109,15 @@ def _in_package(entry: Pretrained) -> Path | None:
     return file if file.is_file() else None
 
 
-def _in_hub_cache(entry: Pretrained) -> Path | None:
+def _in_hub_cache(repository: str, files: Sequence[str]) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    if not entry.repository:
-        return None
-    for file in weight_files(entry.name):
-        cached = try_to_load_from_cache(entry.repository, file)
+    for file in files:
+        try:
+            cached = try_to_load_from_cache(repository, file)
+        except HFValidationError:  # no repository can have that name
+            return None
         if isinstance(cached, str):
             return Path(cached)
     return None
@@ -112,7 +125,7 @@ def _in_hub_cache(entry: Pretrained) -> Path | None:
 
 def weight_file(path: Path, name: str) -> Path:
     """The weight file of `name` that `locate` found. Raises WeightsError for a folder without."""
-    file = _file_in_folder(path, name) if path.is_dir() else path
+    file = _file_in_folder(path, weight_files(name)) if path.is_dir() else path
     if file is None:
         raise WeightsError(f"{path} holds none of {', '.join(weight_files(name))}.")
     return file

@@ -70,6 +70,37 @@ def test_ablations_change_the_places_alone(fusion):
         assert (run.data, run.fit) == (whole.data, whole.fit)
 
 
+WORDS = {
+    "concat": {
+        "image-three-times": "Orig_Orig_Orig",
+        "image-only": "Orig_Black_Black",
+        "no-reconstruction": "Orig_Anomaly_Black",
+        "no-map": "Orig_Black_Recon",
+        "map-only": "Anomaly_Black_Black",
+    },
+    "channel": {
+        "image-only": "1",
+        "no-reconstruction": "2",
+        "no-map": "Orig_Black_Recon",
+        "map-only": "Anomaly_Black_Black",
+    },
+}
+"""Fusion -> ablation -> its name in the released code (spec section 3)."""
+
+
+@pytest.mark.parametrize("fusion", WORDS)
+def test_ablations_name_what_the_released_code_has(fusion):
+    for ending, word in WORDS[fusion].items():
+        source = vqa_preset(f"kqf-{fusion}-vit-{ending}").source
+        assert f"ablation of image types: {word}, KQ-Former, {fusion}" in source
+
+
+def test_channel_models_with_the_image_three_times_are_ours():
+    source = vqa_preset("kqf-channel-vit-image-three-times").source
+    assert "our extension: the image three times, KQ-Former, channel" in source
+    assert "Orig" not in source
+
+
 @pytest.mark.parametrize("start", ["kqf-concat-vit", "kqf-channel-vit", "kqf-offline"])
 def test_the_open_set_pair_differs_in_the_map(start):
     with_map, without = vqa_preset(f"{start}-open-set"), vqa_preset(f"{start}-open-set-no-map")

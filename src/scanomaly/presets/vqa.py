@@ -45,6 +45,13 @@ IMAGE_TYPES: Mapping[str, tuple[Slots, str]] = {
 """Ending of a preset's name -> what its three places hold, the released code's word for it."""
 CHANNEL_SLOTS: Mapping[str, Slots] = {"no-map": ("image", "reconstruction", "blank")}
 """Where the channel models' places differ from the others' (spec section 3)."""
+IMAGE_TYPE_ABLATION = "ablation of image types: "
+CHANNEL_SOURCES: Mapping[str, str] = {
+    "image-three-times": "our extension: the image three times",
+    "image-only": f"{IMAGE_TYPE_ABLATION}1",
+    "no-reconstruction": f"{IMAGE_TYPE_ABLATION}2",
+}
+"""Where the released code has another word for the channel models, or none."""
 
 
 def _run(name: str, where: str, config: VqaConfig, data: VqaDataConfig = PAPER_DATA) -> VqaRun:
@@ -79,9 +86,11 @@ def _mi(fusion: Fusion, encoder: str) -> VqaRun:
 
 def _image_type(fusion: Fusion, images: str) -> VqaRun:
     slots, word = IMAGE_TYPES[images]
+    what = f"{IMAGE_TYPE_ABLATION}{word}"
     if fusion == "channel":
         slots = CHANNEL_SLOTS.get(images, slots)
-    where = f"ablation of image types: {word}, KQ-Former, {fusion}, ViT-B/16"
+        what = CHANNEL_SOURCES.get(images, what)
+    where = f"{what}, KQ-Former, {fusion}, ViT-B/16"
     return _run(f"kqf-{fusion}-vit-{images}", where, _config(fusion, "vit", slots=slots))
 
 

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from scanomaly.metrics import UndefinedMetric, best_dice, best_dice_threshold, image_counts
-from scanomaly.metrics.detection import (
-    ap,
-    auroc,
-    precision_recall_curve,
-    roc_curve,
-    sensitivity,
+from scanomaly.metrics import (
+    UndefinedMetric,
+    best_dice,
+    best_dice_threshold,
+    image_counts,
+    precision_recall_points,
+    roc_points,
 )
+from scanomaly.metrics.detection import ap, auroc, sensitivity
 
 CASES = {
     "continuous": lambda rng: (rng.standard_normal(200), rng.random(200) < 0.3),
@@ -96,7 +97,7 @@ def test_best_dice_and_its_threshold_equal_the_plain_loop(scored):
 def test_roc_curve_passes_through_scikit_learns_points(scored):
     scores, labels = scored
     ranks = np.unique(scores, return_inverse=True)[1]
-    curve = roc_curve(scores, labels)
+    curve = roc_points(image_counts(scores, labels))
     assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (0, 0, 1, 1)
     assert sklearn_metrics.auc(curve.x, curve.y) == pytest.approx(
         plain_auroc(scores, labels), abs=1e-12
@@ -117,7 +118,7 @@ def _corners(x, y):
 def test_precision_recall_curve_holds_scikit_learns_points_at_positives(scored):
     scores, labels = scored
     ranks = np.unique(scores, return_inverse=True)[1]
-    curve = precision_recall_curve(scores, labels)
+    curve = precision_recall_points(image_counts(scores, labels))
     assert (np.diff(curve.x) >= 0).all()
     assert (curve.x[-1], curve.y[-1]) == (1.0, pytest.approx(labels.mean()))
     precision, recall, thresholds = sklearn_metrics.precision_recall_curve(labels, ranks)
@@ -132,14 +133,14 @@ def test_thinned_curves_keep_ends_and_area():
     rng = np.random.default_rng(0)
     labels = rng.random(20_000) < 0.5
     scores = rng.standard_normal(20_000) + labels
-    curve = roc_curve(scores, labels, max_points=400)
+    curve = roc_points(image_counts(scores, labels), 400)
     assert len(curve.x) <= 402
     assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (0, 0, 1, 1)
     assert sklearn_metrics.auc(curve.x, curve.y) == pytest.approx(auroc(scores, labels), abs=1e-4)
-    assert len(precision_recall_curve(scores, labels, max_points=400).x) <= 401
+    assert len(precision_recall_points(image_counts(scores, labels), 400).x) <= 401
 
 
-@pytest.mark.parametrize("metric", [auroc, ap, sensitivity, roc_curve, precision_recall_curve])
+@pytest.mark.parametrize("metric", [auroc, ap, sensitivity, image_counts])
 @pytest.mark.parametrize(
     ("labels", "why"),
     [

@@ -7,13 +7,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from scanomaly.metrics.estimate import UndefinedMetric
 from scanomaly.metrics.thresholds import (
-    Curve,
     ThresholdCounts,
     area_under_roc,
     average_precision,
     count_scores,
-    precision_recall_points,
-    roc_points,
     sensitivity_at_specificity,
 )
 
@@ -34,18 +31,6 @@ def sensitivity(scores: ArrayLike, labels: ArrayLike, specificity: float = 0.95)
     Errors: `image_counts`.
     """
     return float(sensitivity_at_specificity(image_counts(scores, labels), specificity))
-
-
-def roc_curve(scores: ArrayLike, labels: ArrayLike, max_points: int | None = None) -> Curve:
-    """False-positive rate (x) and sensitivity (y). Errors: `image_counts`."""
-    return roc_points(image_counts(scores, labels), max_points)
-
-
-def precision_recall_curve(
-    scores: ArrayLike, labels: ArrayLike, max_points: int | None = None
-) -> Curve:
-    """Recall (x) and precision (y). Errors: `image_counts`."""
-    return precision_recall_points(image_counts(scores, labels), max_points)
 
 
 def image_counts(scores: ArrayLike, labels: ArrayLike) -> ThresholdCounts:

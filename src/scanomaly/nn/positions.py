@@ -30,11 +30,3 @@ def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
     # B rows columns p_row p_column C -> B C rows p_row columns p_column
     image: Tensor = tiles.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
     return image
-
-
-def patchify(image: Tensor, patch: int) -> Tensor:
-    """(B, C, H, W) -> (B, L, patch * patch * C), channel fastest; inverse of `unpatchify`."""
-    tiles = image.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
-    # B C rows p_row columns p_column -> B rows columns p_row p_column C
-    patches: Tensor = tiles.permute(0, 2, 4, 3, 5, 1).flatten(3, 5).flatten(1, 2)
-    return patches

@@ -45,7 +45,6 @@ DIFFERENCES = {
     "perceptual-16": {"loss_views.patches": (16,), "score_views.patches": (16,)},
     "perceptual-56": {"loss_views.patches": (56,), "score_views.patches": (56,)},
     "perceptual-16-32-56": {"loss_views.patches": (16, 32, 56)},
-    "perceptual-32-56": {"score_views.patches": (32, 56)},
     "non-causal": {"junction.causal": False},
 }
 """Ablation -> everything in its configuration that is not as in qfae-brain."""

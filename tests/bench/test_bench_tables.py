@@ -179,12 +179,13 @@ def test_averages_agree_with_the_printed_ones():
 def test_a_number_that_is_printed_twice_is_one_experiment():
     """QFAE's ablations go on from the best row of the one before."""
     runs: dict[float, set[tuple[object, object]]] = {}
-    for name in ("qfae-table2a", "qfae-table2b", "qfae-table2c", "qfae-table2d", "qfae-table3"):
-        for _, _, cell in table(name).experiments():
+    for name in ("2a", "2b", "2c", "2d", "3", "4"):
+        for _, _, cell in table(f"qfae-table{name}").experiments():
             run = resolved(cell.preset, cell.options)
             runs.setdefault(cell.published, set()).add((repr(run.config), repr(run.data)))
-    assert {number for number, ours in runs.items() if len(ours) == 1} == runs.keys()
-    assert {88.5, 92.6, 93.0} < runs.keys()
+    by_chance = {94.3}  # DINO alone, and three encoders
+    assert {number for number, ours in runs.items() if len(ours) > 1} == by_chance
+    assert {88.5, 92.6, 93.0, 94.4} < runs.keys()
 
 
 def test_means_stand_where_no_more_is_printed():

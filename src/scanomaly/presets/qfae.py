@@ -75,15 +75,24 @@ def _encoders(*names: str) -> tuple[EncoderConfig, ...]:
 
 
 ENCODER_ROWS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "dino": ((DINO,), "Table 6: DINO B/8"),
-    "openclip": ((OPENCLIP,), "Table 6: OpenCLIP L/14"),
-    "mae": ((MAE_LARGE,), "Table 6: MAE L/16"),
+    "dino": ((DINO,), "encoder DINO B/8"),
+    "openclip": ((OPENCLIP,), "encoder OpenCLIP L/14"),
+    "mae": ((MAE_LARGE,), "encoder MAE L/16"),
     "dinov2-no-registers": ((DINOV2_PLAIN,), "our addition: DINOv2 L/14 without registers"),
     "imagenet": ((IMAGENET,), "our addition: supervised ImageNet ViT-B/16"),
-    "dinov2-dino-openclip": ((DINOV2, DINO, OPENCLIP), "Table 6: + OpenCLIP L/14"),
-    "dinov2-dino-openclip-base": ((DINOV2, DINO, OPENCLIP_BASE), "Table 6: + OpenCLIP B/32"),
-    "dinov2-dino-mae-base": ((DINOV2, DINO, MAE_BASE), "Table 6: + MAE B/16"),
-    "dinov2-dino-mae": ((DINOV2, DINO, MAE_LARGE), "Table 6: + MAE L/16"),
+    "dinov2-dino-openclip": (
+        (DINOV2, DINO, OPENCLIP),
+        "encoders DINOv2 L/14, DINO B/8 and OpenCLIP L/14",
+    ),
+    "dinov2-dino-openclip-base": (
+        (DINOV2, DINO, OPENCLIP_BASE),
+        "encoders DINOv2 L/14, DINO B/8 and OpenCLIP B/32",
+    ),
+    "dinov2-dino-mae-base": (
+        (DINOV2, DINO, MAE_BASE),
+        "encoders DINOv2 L/14, DINO B/8 and MAE B/16",
+    ),
+    "dinov2-dino-mae": ((DINOV2, DINO, MAE_LARGE), "encoders DINOv2 L/14, DINO B/8 and MAE L/16"),
 }
 """Encoder ablation on BraTS2021: preset suffix -> (networks, row of the paper)."""
 
@@ -127,7 +136,6 @@ ABLATION_ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
     "perceptual-16": (_patches(16), "perceptual patch 16"),
     "perceptual-56": (_patches(56), "perceptual patch 56"),
     "perceptual-16-32-56": (_patches(16, 32, 56), "perceptual patches 16, 32, 56"),
-    "perceptual-32-56": (_patches(32, 56), "perceptual patches 32, 56"),
     "non-causal": (
         {"junction": JunctionConfig(causal=False)},
         "text: plain self-attention; the published code is causal",

@@ -85,7 +85,8 @@ def fill(out: Path, runs: int) -> int:
                 write_result(made_up(cell, seed, digest), folder)
                 written.add(digest)
             if digest in written:
-                planned.append(PlannedCell(row, column, seed, "honest", digest))
+                cell_data = f"{cell.dataset}, seed {seed}"
+                planned.append(PlannedCell(row, column, seed, "honest", digest, (), cell_data))
         Plan(make().name, (), tuple(planned)).save(out)
     return len(written)
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.made_results import made_result
 from scanomaly.bench import grid, simulation
 from scanomaly.bench.execution import Task
 from scanomaly.bench.jobs import load_plan, runs_folder
-from scanomaly.bench.results import read_result
+from scanomaly.bench.planning import Wanted, plan_table
+from scanomaly.bench.results import read_result, write_result
 from scanomaly.bench.tables import TABLES, Cell, Table, TableRow
 from scanomaly.presets import PRESETS
 from tiny_runs import TinyRun, write_set
@@ -138,7 +140,17 @@ def test_what_cannot_be_meant_is_refused(refused, small, tmp_path: Path, words, 
     refused(message, "bench", "run", *words, "--out", tmp_path / "bench")
 
 
-def test_a_cluster_that_does_not_answer_is_named(refused, small, data: Path, tmp_path: Path):
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
+def test_a_cluster_that_does_not_answer_is_named_and_nothing_is_lost(
+    refused, small, monkeypatch, data: Path, tmp_path: Path, address: str
+):
     pytest.importorskip("ray")
-    words = ("bench", "run", "small", "--data", data, "--out", tmp_path / "bench")
-    refused(r"Ray at '127\.0\.0\.1:1'.* does not answer", *words, "--ray", "127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    out = tmp_path / "bench"
+    words = ("bench", "run", "small", "--data", data, "--out", out, "--seeds", "1")
+    planned = plan_table(Wanted(TABLES["small"](), (1,), ("honest",), lambda seed: data), out)
+    finished = planned.tasks[0].folder
+    write_result(made_result("Brain", 1, 1.0), finished)
+    before = read_result(finished)
+    refused(r"Ray at '127\.0\.0\.1:1'.* does not answer", *words, "--ray", address)
+    assert read_result(finished) == before

@@ -86,8 +86,9 @@ def write_bench(out: Path, table: Table, results: Mapping[Place, JobResult | str
     planned = []
     for number, ((row, column, seed, protocol), result) in enumerate(results.items()):
         digest = None if isinstance(result, str) else f"digest-{number}"
-        missing = result if isinstance(result, str) else ""
-        planned.append(PlannedCell(row, column, seed, protocol, digest, missing))
+        missing = (result,) if isinstance(result, str) else ()
+        data = f"patients of seed {seed}" if table.own_patients else "the same for all"
+        planned.append(PlannedCell(row, column, seed, protocol, digest, missing, data))
         if digest is not None:
             folder = runs_folder(out, digest)
             folder.mkdir(parents=True)

@@ -6,7 +6,7 @@ import pytest
 
 from bench.made_results import cells, full_results, small_table, write_bench
 from scanomaly.bench import tables
-from scanomaly.bench.tables import TableRow
+from scanomaly.bench.tables import Cell, TableRow
 from scanomaly.cli.bench import _pair
 from scanomaly.errors import ConfigError
 from scanomaly.report.bench_tables import MINUS, NOTHING
@@ -61,6 +61,19 @@ def test_list_shows_one_table_row_by_row(small, command):
     for words in ("MVFA, K = 4", "iqe-few", "60.5", "note: a note of the table"):
         assert words in out
     assert "seeds 1, 2; 1 GPU hours a seed" in out
+
+
+def test_list_shows_means_and_deviations(monkeypatch, command):
+    spread = {"Brain image": Cell("mvfa-few", "Brain", "image.auroc", 94.3, (), 0.18)}
+    rows = (TableRow("level 1", cells("mvfa-few", (None,) * 3), {"image.auroc": 81.25}),)
+    table = small_table(rows=(*rows, TableRow("all", spread)), compare=())
+    monkeypatch.setattr(tables, "TABLES", {"small": lambda: table})
+    head, first, second = (
+        line.split() for line in command("bench", "list", "small").out.splitlines()[3:6]
+    )
+    assert head[-2:] == ["mean", "image.auroc"]
+    assert first[-1] == "81.25"
+    assert second[-3:] == ["94.3", "±", "0.18"]
 
 
 def test_report_writes_three_files_and_says_what_is_missing(bench, command):

@@ -155,7 +155,7 @@ def test_a_missing_set_is_listed_with_its_remedy(data: Path):
 def test_zero_shot_waits_for_the_sets_that_teach(data: Path):
     found = planned(data, {"zero": both("zero", "Brain") | both("zero", "Chest")})
     assert not found.tasks
-    assert sum(found.missing.values()) == 4
+    assert found.lacking == 4
 
 
 def test_what_teaches_is_looked_for_though_no_cell_names_it(data: Path):
@@ -177,6 +177,50 @@ def test_sets_that_do_not_teach_change_no_zero_shot_job(data: Path):
     assert planned(data, rows).tasks == before
 
 
+def test_everything_that_is_missing_is_told_at_once(data: Path, monkeypatch):
+    heavy = preset("qfae-brain").model_copy(update={"preset": "heavy"})
+    monkeypatch.setitem(PRESETS, "heavy", lambda: heavy)
+    found = planned(
+        data, {"a": both("heavy", "Chest")}, seeds=(1, 2), protocols=("honest", "paper")
+    )
+    assert not found.tasks
+    assert found.lacking == 2
+    assert set(found.missing.values()) == {2}, "numbers of the table, not jobs"
+    words = sorted(reason.split(" are not on")[0].split(":")[0] for reason in found.missing)
+    assert words == [
+        "data set Chest",
+        "the weights of vit_large_patch14_reg4_dinov2.lvd142m",
+        "the weights of vit_large_patch16_224.mae",
+    ]
+    (_, *sets) = planned(data, {"z": both("zero", "Chest") | both("zero", "RESC")}).missing
+    assert len(sets) == 1, "both sets"
+
+
+@pytest.mark.parametrize("name", ["mine", "Liver"])
+def test_one_set_does_not_stand_for_all(data: Path, name: str):
+    alone = data.parent / name
+    write_set(alone, IMAGES)
+    rows = {"row": both("few", "Brain") | both("few", "Liver")}
+    found = planned(alone, rows)
+    assert [job.dataset for job in jobs_of(found)] == ([] if name == "mine" else ["Liver"])
+    assert f"{alone}: expected a folder of data sets, got one set alone, '{name}'" in "".join(
+        found.missing
+    )
+    table = alone / "phantom.csv"
+    table.write_text("path,split,label\ntrain/good/img/0.png,train,0\n")
+    found = planned(table, rows)
+    assert not found.tasks
+    assert "got one set alone, 'phantom'; give the folder above it" in next(iter(found.missing))
+
+
+def test_a_plan_tells_which_data_each_number_reads(data: Path):
+    found = planned(data, {"row": both("few", "Brain") | both("few", "Liver")}, seeds=(1, 2))
+    read = {(cell.column.split()[0], cell.data) for cell in found.plan.cells}
+    assert len(read) == 2
+    assert "" not in {fingerprint for _, fingerprint in read}
+    assert load_plan(data.parent / "bench", "t1") == found.plan
+
+
 def test_missing_weights_are_listed_with_their_remedy(data: Path):
     found = planned(data, {"a": both("heavy", "Brain"), "b": both("few", "Brain")})
     ((reason, numbers),) = found.missing.items()
@@ -192,20 +236,32 @@ def test_weights_of_other_machines_are_not_looked_for_here(data: Path):
     assert len(found.tasks) == 1
 
 
-def test_answerers_have_one_protocol_and_their_judges(data: Path):
+def test_answerers_decode_as_published_under_the_published_protocol(data: Path):
+    rows = {"row": {"closed": Cell("answers", "MI-VQA", "closed.accuracy")}}
+    found = planned(data, rows, protocols=("honest", "paper"), weights_are_here=False)
+    honest, paper = jobs_of(found)
+    assert (honest.protocol, paper.protocol) == ("honest", "paper")
+    assert isinstance(honest.experiment, VqaRun)
+    assert isinstance(paper.experiment, VqaRun)
+    assert not honest.experiment.config.reference_decoding
+    published = honest.experiment.config.model_copy(update={"reference_decoding": True})
+    assert paper.experiment.config == published
+    assert [cell.digest for cell in found.plan.cells] == [honest.digest, paper.digest]
+
+
+def test_one_job_serves_all_judges_that_are_here(data: Path):
     cells = {
         "closed": Cell("answers", "MI-VQA", "closed.accuracy"),
         "bart": Cell("answers", "MI-VQA", "nli.bart.entailment"),
     }
-    found = planned(data, {"row": cells}, protocols=("honest", "paper"), weights_are_here=False)
+    found = planned(data, {"row": cells}, weights_are_here=False)
     (job,) = jobs_of(found)
-    assert isinstance(job.experiment, VqaRun)
-    assert job.protocol == "honest"
     assert job.judges == ("bart",)
     assert {cell.digest for cell in found.plan.cells} == {job.digest}
     here = planned(data, {"row": cells})
     assert [cell.digest is None for cell in here.plan.cells] == [False, True]
-    assert "bart-large-mnli are not on this machine" in here.plan.cells[1].missing
+    (reason,) = here.plan.cells[1].missing
+    assert "bart-large-mnli are not on this machine" in reason
     assert jobs_of(here)[0].judges == ()
 
 

@@ -100,7 +100,8 @@ Found = Mapping[tuple[str, str, str], Mapping[int, JobResult]]
 class Results:
     """What is known of a table: its plan, and the result of every finished job.
 
-    unfinished: digest -> why there is no result.
+    unfinished: digest -> why there is no result. own_patients: whether every seed was run on
+    patients of its own: as the table has it, unless seeds were given the same data.
     """
 
     table: Table
@@ -108,6 +109,7 @@ class Results:
     finished: Mapping[str, JobResult]
     unfinished: Mapping[str, str]
     found: Found
+    own_patients: bool
 
     def of(self, place: Place, protocol: str) -> Mapping[int, JobResult]:
         """Seed -> result of one number of the table, by seed."""
@@ -139,7 +141,14 @@ def read_results(out: Path, table: Table) -> Results:
             unfinished[digest] = _why_unfinished(folder, table.name)
         else:
             finished[digest] = result
-    return Results(table, plan, finished, unfinished, _by_place(plan, finished))
+    own_patients = table.own_patients and not _share_data(plan)
+    return Results(table, plan, finished, unfinished, _by_place(plan, finished), own_patients)
+
+
+def _share_data(plan: Plan) -> bool:
+    """Whether two seeds of a number read the same data."""
+    read = [(c.row, c.column, c.protocol, c.data) for c in plan.cells if c.digest is not None]
+    return len(set(read)) < len(read)
 
 
 def _by_place(plan: Plan, finished: Mapping[str, JobResult]) -> Found:
@@ -176,7 +185,7 @@ def _compared(
     results: Results, place: Place, cell: Cell, planned: Sequence[PlannedCell]
 ) -> ComparedCell:
     metric, published = cell.metric, results.of(place, PAPER)
-    apart = results.table.own_patients
+    apart = results.own_patients
     own = _numbers(metric, {s: r.metrics for s, r in results.of(place, HONEST).items()}, apart)
     as_published = _numbers(metric, {s: r.metrics for s, r in published.items()}, apart)
     honest = own or _numbers(metric, {s: r.honest for s, r in published.items()}, apart)
@@ -195,10 +204,10 @@ def _missing(results: Results, metric: str, planned: Sequence[PlannedCell]) -> t
     if not planned:
         again = f"`scanomaly bench run {results.table.name}` once more plans it"
         return (f"not planned: the table has changed since; {again}.",)
-    reasons = []
+    reasons: list[str] = []
     for one in planned:
         if one.digest is None:
-            reasons.append(one.missing)
+            reasons += one.missing
         elif one.digest in results.unfinished:
             reasons.append(results.unfinished[one.digest])
         else:

@@ -120,7 +120,7 @@ class Differences:
         """Seed -> ids to compare on, sorted: of both rows, and of every seed where seeds share
         their patients, so that the same ones are drawn under each."""
         by_seed = {seed: [set(one.ids) for one in pair] for seed, pair in both.items()}
-        if not self.results.table.own_patients:
+        if not self.results.own_patients:
             every = [ids for sides in by_seed.values() for ids in sides]
             by_seed = dict.fromkeys(by_seed, every)
         return {seed: tuple(sorted(set.intersection(*ids))) for seed, ids in by_seed.items()}
@@ -128,7 +128,7 @@ class Differences:
     def _sides(self, metric: str, both: Seeds, images: Mapping[int, tuple[str, ...]]) -> Sides:
         """Raises UndefinedMetric where the metric cannot be resampled on the same items."""
         if not metric.startswith(FROM_SCORES):
-            _require_same_items(both if self.results.table.own_patients else _merged(both))
+            _require_same_items(both if self.results.own_patients else _merged(both))
         first, second = (
             average([self._sample(metric, pair[at], images[seed]) for seed, pair in both.items()])
             for at in (0, 1)
@@ -138,7 +138,7 @@ class Differences:
     def _sample(self, metric: str, result: JobResult, ids: tuple[str, ...]) -> Sampled:
         key = (id(result), metric, ids)
         if key not in self._sampled:
-            own = f"{result.seed} " if self.results.table.own_patients else ""
+            own = f"{result.seed} " if self.results.own_patients else ""
             self._sampled[key] = _sampled(metric, result, ids, own)
         return self._sampled[key]
 

@@ -26,12 +26,14 @@ class Findings:
     """A table with our numbers. finished, planned: jobs; seconds: of the finished ones together.
 
     options: of --set, which make the runs other ones than the table's. simulated: whether its data
-    are made by the bench. notes: what evaluations say.
+    are made by the bench. own_patients: whether every seed has its own. notes: what evaluations
+    say.
     """
 
     table: Table
     options: tuple[str, ...]
     simulated: bool
+    own_patients: bool
     cells: tuple[ComparedCell, ...]
     means: tuple[RowMean, ...]
     differences: tuple[RowDifference, ...]
@@ -57,6 +59,7 @@ def findings(out: Path, table: Table, pairs: Sequence[Pair] = ()) -> Findings:
         table=table,
         options=results.plan.options,
         simulated=set(table.datasets) <= STYLE_SETS.keys(),
+        own_patients=results.own_patients,
         cells=tuple(cells),
         means=tuple(row_means(table, cells)),
         differences=tuple(Differences(results).of((*table.compare, *pairs))),

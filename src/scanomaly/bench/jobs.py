@@ -19,7 +19,7 @@ from scanomaly.files import write_text
 
 Protocol = Literal["honest", "paper"]
 JOB_FORMAT = 1
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 JOB_FILE = "job.json"
 DIGEST_BYTES = 12
 
@@ -47,7 +47,6 @@ class Job:
     """Resolved: seed, data set, protocol and every option are inside."""
     dataset: str
     protocol: Protocol
-    """Of an answerer always honest: it has no other."""
     digest: str
     """Of the experiment, data set, protocol, judges, result format, and what data and pretrained
     weights contain."""
@@ -126,10 +125,11 @@ class PlannedCell:
     column: str
     seed: int
     protocol: Protocol
-    """As asked for; the job of an answerer is the same under both."""
     digest: str | None
-    missing: str = ""
-    """Without a job: what is missing here, and how to get it."""
+    missing: tuple[str, ...] = ()
+    """Without a job: all that is missing here, and how to get it."""
+    data: str = ""
+    """Fingerprint of what the job reads."""
 
     @property
     def place(self) -> tuple[str, str, int, str]:
@@ -182,12 +182,16 @@ def load_plan(out: Path, table: str) -> Plan | None:
         return None
     values = _read(file, PLAN_FORMAT)
     try:
-        cells = tuple(PlannedCell(**cell) for cell in values["cells"])
+        cells = tuple(_planned(cell) for cell in values["cells"])
         return Plan(values["table"], tuple(values["options"]), cells)
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"{file} is damaged ({error}); remove it and run the table again."
         ) from error
+
+
+def _planned(values: Mapping[str, Any]) -> PlannedCell:
+    return PlannedCell(**{**values, "missing": tuple(values["missing"])})
 
 
 def _read(file: Path, known: int) -> dict[str, Any]:

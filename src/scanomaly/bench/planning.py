@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +17,13 @@ from scanomaly.bench.sources import how_to_get
 from scanomaly.bench.tables.table import JUDGES, SEED_PLACE, Cell, Table
 from scanomaly.config.run import Run, pretrained_networks
 from scanomaly.config.vqa import VqaRun
-from scanomaly.data.manifest import Manifest, read_manifest, read_manifests
+from scanomaly.data.manifest import (
+    Manifest,
+    find_sets,
+    is_called,
+    read_manifest,
+    read_manifests,
+)
 from scanomaly.data.mivqa import Corpus
 from scanomaly.data.splits import may_teach
 from scanomaly.errors import ConfigError, DataError, WeightsError
@@ -24,7 +31,12 @@ from scanomaly.presets import VQA_PRESETS, preset, vqa_preset
 from scanomaly.warm_starts import warm_start_file
 
 AnyRun = TypeVar("AnyRun", Run, VqaRun)
+Found = TypeVar("Found")
+Place = tuple[str, str]
+"""Row, column."""
 OTHERS = "the others, which teach it"
+PUBLISHED_DECODING = ("config.reference_decoding=true",)
+"""What the published protocol of an answerer is: greedy, whatever the paper says."""
 JUDGED = "nli"
 """The family of metrics for which a judge is asked: nli.JUDGE.RELATION."""
 
@@ -56,11 +68,16 @@ class Planned:
     @property
     def missing(self) -> dict[str, int]:
         """What is missing and how to get it -> how many numbers of the table wait for it."""
-        found: dict[str, int] = {}
+        waiting: dict[str, set[Place]] = {}
         for cell in self.plan.cells:
-            if cell.missing:
-                found[cell.missing] = found.get(cell.missing, 0) + 1
-        return found
+            for reason in cell.missing:
+                waiting.setdefault(reason, set()).add((cell.row, cell.column))
+        return {reason: len(places) for reason, places in waiting.items()}
+
+    @property
+    def lacking(self) -> int:
+        """Numbers of the table that wait for something."""
+        return len({(cell.row, cell.column) for cell in self.plan.cells if cell.missing})
 
 
 def plan_table(wanted: Wanted, out: Path) -> Planned:
@@ -84,7 +101,25 @@ def plan_table(wanted: Wanted, out: Path) -> Planned:
 
 
 class MissingError(Exception):
-    """What a cell needs is not here; the message says what, and how to get it."""
+    """What a cell needs is not here. reasons: what, and how to get it."""
+
+    def __init__(self, *reasons: str) -> None:
+        super().__init__(*reasons)
+        self.reasons = reasons
+
+
+def _all_of(parts: Iterable[Callable[[], Found]]) -> list[Found]:
+    """What every part gives. Raises MissingError with the reasons of all that are missing."""
+    found: list[Found] = []
+    reasons: list[str] = []
+    for part in parts:
+        try:
+            found.append(part())
+        except MissingError as missing:
+            reasons += missing.reasons
+    if reasons:
+        raise MissingError(*dict.fromkeys(reasons))
+    return found
 
 
 @dataclass
@@ -102,31 +137,33 @@ class _Planner:
     def planned(
         self, row: str, column: str, cell: Cell, seed: int, protocol: Protocol
     ) -> PlannedCell:
-        try:
-            digest = self._digest(row, cell, seed, protocol)
-        except MissingError as missing:
-            return PlannedCell(row, column, seed, protocol, None, str(missing))
-        return PlannedCell(row, column, seed, protocol, digest)
-
-    def _digest(self, row: str, cell: Cell, seed: int, protocol: Protocol) -> str:
-        """Of the cell's job, which is kept. Raises MissingError."""
         experiment = experiment_of(cell, seed, protocol, self.wanted.options)
         data = self.wanted.data(seed)
         if not data.exists():
             raise DataError(f"{data}: expected a folder of data sets, found nothing; check --data.")
-        weights = self._weights(experiment)
-        judges = self._judges(cell) if isinstance(experiment, VqaRun) else []
-        fingerprint = self._fingerprint(experiment, cell.dataset, data)
-        if isinstance(experiment, VqaRun):
-            protocol = "honest"
-        contents = Contents(fingerprint, weights)
+        try:
+            contents, judges = self._needs(experiment, cell, data)
+        except MissingError as missing:
+            return PlannedCell(row, column, seed, protocol, None, missing.reasons)
         job = Job.of(experiment, cell.dataset, protocol, contents, judges)
         if job.digest not in self.jobs:
             folder = runs_folder(self.out, job.digest)
             words = f"{row} on {cell.dataset}, seed {seed}, {protocol}"
             self.jobs[job.digest] = job
             self.tasks[job.digest] = Task(job.digest, folder, data, words, self.wanted.device)
-        return job.digest
+        return PlannedCell(row, column, seed, protocol, job.digest, data=contents.data)
+
+    def _needs(
+        self, experiment: Run | VqaRun, cell: Cell, data: Path
+    ) -> tuple[Contents, tuple[str, ...]]:
+        """What the cell's job reads, and who judges its answers. Raises MissingError."""
+        parts: list[Callable[[], str | tuple[str, ...]]] = [
+            lambda: self._weights(experiment),
+            lambda: self._judges(cell) if isinstance(experiment, VqaRun) else (),
+            lambda: self._fingerprint(experiment, cell.dataset, data),
+        ]
+        weights, judges, fingerprint = _all_of(parts)
+        return Contents(str(fingerprint), str(weights)), tuple(judges)
 
     def _weights(self, experiment: Run | VqaRun) -> str:
         """Fingerprint of what the experiment begins with. Raises MissingError."""
@@ -137,27 +174,30 @@ class _Planner:
                 raise
             return ""
 
-    def _judges(self, cell: Cell) -> list[str]:
-        """The judges of all cells of this cell's experiment, so that one job serves them all."""
+    def _judges(self, cell: Cell) -> tuple[str, ...]:
+        """The judges of all cells of this cell's experiment, so that one job serves them all.
+
+        Raises MissingError where the cell's own is not here.
+        """
         asked = {judge_of(cell)} | {
             judge_of(other)
             for _, _, other in self.wanted.table.experiments()
             if _experiment_words(other) == _experiment_words(cell)
         }
-        names = sorted(name for name in asked if name is not None)
+        names = tuple(sorted(name for name in asked if name is not None))
         if not self.wanted.weights_are_here:
             return names
         own = judge_of(cell)
         if own is not None:
             require_judge(own)
-        return [name for name in names if _is_here(name)]
+        return tuple(name for name in names if _is_here(name))
 
     def _fingerprint(self, experiment: Run | VqaRun, dataset: str, data: Path) -> str:
-        """Of the data that the experiment reads. Raises MissingError naming the set."""
+        """Of the data that the experiment reads. Raises MissingError naming every missing set."""
         if isinstance(experiment, VqaRun) or experiment.data.supervision != "zero_shot":
             return self._of_set(experiment, dataset, data)
-        for other in self.wanted.table.datasets:
-            self._of_set(experiment, other, data)
+        sets = self.wanted.table.datasets
+        _all_of(partial(self._of_set, experiment, one, data) for one in sets)
         return self._of_sets(dataset, data)
 
     def _of_set(self, experiment: Run | VqaRun, dataset: str, data: Path) -> str:
@@ -194,6 +234,13 @@ class _Planner:
 
 
 def _manifest(data: Path, dataset: str) -> Manifest:
+    """One of a folder of sets. Raises DataError where the path itself is another set."""
+    name = data.resolve().stem if data.is_file() else data.resolve().name
+    if find_sets(data) == [data] and not is_called(name, dataset):
+        raise DataError(
+            f"{data}: expected a folder of data sets, got one set alone, '{name}'; give the folder "
+            "above it."
+        )
     return read_manifest(data, dataset)
 
 
@@ -209,7 +256,8 @@ def experiment_of(
     assignments = [f"fit.seed={seed}"]
     assignments += [option.replace(SEED_PLACE, str(seed)) for option in (*cell.options, *options)]
     if cell.preset in VQA_PRESETS:
-        return _with(vqa_preset(cell.preset), assignments)
+        published = PUBLISHED_DECODING if protocol == "paper" else ()
+        return _with(vqa_preset(cell.preset), [*published, *assignments])
     run = _with(preset(cell.preset), assignments)
     if run.data.supervision == "zero_shot" and run.data.target is None:
         run = _with(run, [f"data.target={json.dumps(cell.dataset)}"])
@@ -239,10 +287,21 @@ def weights_of(experiment: Run | VqaRun) -> list[Path]:
     Raises MissingError, which says how to get them, where they are not here.
     """
     start = experiment.fit.warm_start
+    asked = dict.fromkeys((n.name, n.weights) for n in pretrained_networks(experiment))
+    files = [partial(_weights_of, name, place) for name, place in asked]
+    return _all_of(files if start is None else [*files, partial(_warm_start, start)])
+
+
+def _weights_of(name: str, place: str | None) -> Path:
     try:
-        asked = dict.fromkeys((n.name, n.weights) for n in pretrained_networks(experiment))
-        files = [weight_file(locate(name, place), name) for name, place in asked]
-        return files if start is None else [*files, warm_start_file(start)]
+        return weight_file(locate(name, place), name)
+    except (WeightsError, ConfigError) as error:
+        raise MissingError(str(error)) from error
+
+
+def _warm_start(start: str) -> Path:
+    try:
+        return warm_start_file(start)
     except (WeightsError, ConfigError) as error:
         raise MissingError(str(error)) from error
 

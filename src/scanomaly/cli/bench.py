@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scanomaly.bench.grid import Progress, Summary
     from scanomaly.bench.jobs import Protocol
     from scanomaly.bench.planning import Planned
-    from scanomaly.bench.tables.table import Table
+    from scanomaly.bench.tables.table import Cell, Table
 
 bench_app = typer.Typer(
     help="The papers' tables, and our own, as commands: ours beside the published numbers.",
@@ -41,7 +41,7 @@ def bench_run(
     out: OutOption = Path("bench"),
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder of data sets; may be left out for `offline`."),
+        typer.Option("--data", help="Folder of data sets; tables of simulated images do without."),
     ] = None,
     seeds: Annotated[
         str | None, typer.Option("--seeds", help="Such as 42,7; the table's own without it.")
@@ -183,7 +183,7 @@ def _show(summary: Summary, planned: Planned, out: Path) -> None:
     words = f"{summary.computed} jobs computed, {summary.kept} had been finished before"
     failed = len(summary.failures)
     words += f", {failed} failed (the same command tries them again)" if failed else ""
-    lacking = sum(planned.missing.values())
+    lacking = planned.lacking
     words += f", {lacking} numbers missing" if lacking else ""
     typer.echo(f"{words}: {out}")
     typer.echo(f"report: scanomaly bench report {out}")
@@ -265,15 +265,16 @@ def _show_table(table: Table) -> None:
     from scanomaly.bench.needs import needs_of
 
     typer.echo(f"{table.name}: {table.title}\n{table.source}\n")
-    grid = Grid("row", "presets and options", *table.columns, box=None, pad_edge=False)
+    means = list(dict.fromkeys(metric for row in table.rows for metric in row.means))
+    heads = [*table.columns, *(f"mean {metric}" for metric in means)]
+    grid = Grid("row", "presets and options", *heads, box=None, pad_edge=False)
     for row in table.rows:
         used = dict.fromkeys(
             " ".join((c.preset or "published only", *c.options)) for c in row.cells.values()
         )
-        cells = [row.cells.get(name) for name in table.columns]
-        numbers = [None if cell is None else cell.published for cell in cells]
-        words = ["" if number is None else f"{number:g}" for number in numbers]
-        grid.add_row(row.label, "; ".join(used), *words)
+        numbers = [_published(row.cells.get(name)) for name in table.columns]
+        numbers += [f"{row.means[metric]:g}" if metric in row.means else "" for metric in means]
+        grid.add_row(row.label, "; ".join(used), *numbers)
     console().print(grid)
     for note in table.notes:
         typer.echo(f"note: {note}")
@@ -283,6 +284,14 @@ def _show_table(table: Table) -> None:
     seeds = ", ".join(map(str, table.seeds))
     hours = f"{table.gpu_hours:g} GPU hours a seed" if table.gpu_hours else "no GPU"
     typer.echo(f"\nseeds {seeds}; {hours}; weights here for {own.ready} of {own.numbers} numbers")
+
+
+def _published(cell: Cell | None) -> str:
+    """The paper's number with its deviation over runs; empty where it prints none."""
+    if cell is None or cell.published is None:
+        return ""
+    spread = "" if cell.published_std is None else f" ± {cell.published_std:g}"
+    return f"{cell.published:g}{spread}"
 
 
 @bench_app.command("report")

@@ -228,6 +228,11 @@ def _known_name(name: str) -> str:
     return bmad.canonical_name(name) or name
 
 
+def is_called(name: str, dataset: str) -> bool:
+    """Whether a folder or a file of this name is that data set."""
+    return _known_name(name).lower() == _known_name(dataset).lower()
+
+
 def _read_one_set(root: Path, dataset: str | None) -> Manifest:
     folder = root.resolve().name
     asked, found = dataset and bmad.canonical_name(dataset), bmad.canonical_name(folder)

@@ -52,6 +52,7 @@ PAIRED = (
     "times; p is two-sided and not corrected for the number of comparisons. Intervals hold what "
     "other patients would change, not what another training would."
 )
+OWN_PATIENTS = "Each seed has patients of its own: intervals resample all of them."
 CHANGED = "--set changed the experiments: these are not the table's own."
 
 
@@ -172,7 +173,9 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
 
 def _notes(findings: Findings) -> list[str]:
     changed = [CHANGED] if findings.options else []
-    return [*changed, *noise_warnings(findings), *findings.table.notes, *findings.notes]
+    patients = [OWN_PATIENTS] if findings.own_patients else []
+    warnings = noise_warnings(findings)
+    return [*changed, *warnings, *findings.table.notes, *patients, *findings.notes]
 
 
 def _commands(findings: Findings) -> list[str]:

@@ -67,8 +67,8 @@ def table1() -> Table:
             DATA,
             "CIDEr as it is (0 to 10), everything else in percent; the paper prints BLEU and "
             "ROUGE-L as shares.",
-            "The published decoding is greedy (config.reference_decoding=true); the paper says "
-            "beam search of width 5, which these rows do.",
+            "As published: the released code decodes greedily (config.reference_decoding=true). "
+            "Honest: beam search of width 5, as the paper says.",
         ),
         compare=(
             ("ViT, KQF concat", "ViT, MI concat"),

@@ -92,7 +92,6 @@ LANGUAGE_PAIRS = (
 )
 SIMULATED_NOTES = (
     "image: AUROC; pixel: average precision, of the styles that have masks.",
-    "Each seed simulates patients of its own: intervals resample all of them.",
     "Simulated images are no patients: the ranking here says little about the clinic.",
 )
 

@@ -219,6 +219,9 @@ class TestVerbs:
         words = ["demo", "--out", tmp_path / "demo"]
         refused(r"no method 'x' to show; there are qfae, mvfa, iqe", *words, "--method", "x")
         refused(r"no style 'x' to show; there are brain, oct", *words, "--style", "x")
+        message = "--with-vqa has a method and data of its own; leave out --method and --style"
+        for option, value in (("--method", "mvfa"), ("--style", "x"), ("--method", "qfae")):
+            refused(message, *words, "--with-vqa", option, value)
         assert not (tmp_path / "demo").exists()
 
     def test_phantom(self, command, refused, tmp_path):

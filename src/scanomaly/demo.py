@@ -48,6 +48,7 @@ DEMOS: Mapping[str, Demo] = {
     "iqe-zero": Demo("iqe-offline-zero", "tissue", 60, ("fit.epochs=1",)),
 }
 """What `--method` may be."""
+DEFAULT_METHOD = "qfae"
 HEADS = Demo("qfae-offline-heads", "brain", 120, QUICK_NORMAL, write_heads)
 """Of which questions are asked."""
 
@@ -55,7 +56,7 @@ HEADS = Demo("qfae-offline-heads", "brain", 120, QUICK_NORMAL, write_heads)
 def run_demo(
     out: Path,
     *,
-    method: str = "qfae",
+    method: str = DEFAULT_METHOD,
     style: str | None = None,
     seed: int = 0,
     quick: bool = False,

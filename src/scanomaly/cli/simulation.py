@@ -116,24 +116,29 @@ def demo(
         "scanomaly-demo"
     ),
     method: Annotated[
-        str,
-        typer.Option(help="qfae, mvfa, iqe; zero-shot: mvfa-zero, iqe-zero."),
-    ] = "qfae",
+        str | None,
+        typer.Option(help="qfae, mvfa, iqe; zero-shot: mvfa-zero, iqe-zero; qfae without it."),
+    ] = None,
     style: Annotated[
         str | None, typer.Option(help="brain, oct, ct, tissue or chest; each method has its own.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller, in about a minute.")] = False,
     with_vqa: Annotated[
-        bool, typer.Option("--with-vqa", help="Then answer questions about what it shows.")
+        bool, typer.Option("--with-vqa", help="A demo of its own: heads, QFAE, answers about them.")
     ] = False,
 ) -> None:
     """Simulate a small data set, fit a method offline, evaluate it and write the report."""
     if with_vqa:
+        if method is not None or style is not None:
+            raise ConfigError(
+                "--with-vqa has a method and data of its own; leave out --method and --style."
+            )
         _demo_with_vqa(out, seed, quick)
         return
-    from scanomaly.demo import run_demo
+    from scanomaly.demo import DEFAULT_METHOD, run_demo
 
+    method = DEFAULT_METHOD if method is None else method
     with progress_bar("demo") as progress:
         evaluation, run = run_demo(
             out, method=method, style=style, seed=seed, quick=quick, progress=progress

@@ -115,6 +115,16 @@ def test_an_uncertain_answer_is_shown_whatever_the_candidates(asked, candidates,
     assert "<li><b>Perhaps &lt;so&gt;.</b>" in answers_html(unsure)
 
 
+def test_an_empty_candidate_is_told(asked):
+    candidates = ("Yes.", LOG(0.4)), ("", LOG(0.3))
+    answer = Answer(QUESTIONS["C1"], "Yes.", LOG(0.4), candidates, uncertain=True)
+    unsure = replace(asked, answers=(answer,))
+    assert answer_lines(unsure)[0].candidates[1] == ("(empty)", "30 %")
+    html = answers_html(unsure)
+    assert "<li><b>Yes.</b>" in html
+    assert "<li>(empty) " in html
+
+
 def test_a_verdict_with_little_calibration_or_none(asked):
     few = replace(asked, finding=replace(asked.finding, flagged=False), threshold=None)
     assert verdict(few).endswith("p = 0.05, calibrated on too few healthy images to flag any score")

@@ -9,8 +9,6 @@ import typer
 
 from scanomaly.cli.app import DISCLAIMER, console
 
-EMPTY = "(empty)"
-
 
 def show_answers(asked: Any) -> None:
     """What the detector says, a table of answers, and what contradicts what."""
@@ -23,11 +21,9 @@ def show_answers(asked: Any) -> None:
     table = Table("question", "answer", "probability", "certainty", box=None, pad_edge=False)
     for line in answer_lines(asked):
         kind = " (free)" if line.free else ""
-        words = line.text or "(empty)"
+        words = line.text
         if line.uncertain:
-            words = "uncertain: " + "; ".join(
-                f"{text or '(empty)'} {share}" for text, share in line.candidates
-            )
+            words = "uncertain: " + "; ".join(f"{text} {share}" for text, share in line.candidates)
         table.add_row(escape(line.question + kind), escape(words), line.probability, line.certainty)
     console().print(table)
     for contradiction in asked.contradictions:

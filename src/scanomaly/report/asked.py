@@ -14,7 +14,7 @@ from scanomaly.report.page import PageHead, render, require_extra
 from scanomaly.report.pictures import encoded, picture_of
 from scanomaly.report.tables import DISCLAIMER
 from scanomaly.report.vqa import PICTURES
-from scanomaly.report.vqa_tables import probability, verdict_words
+from scanomaly.report.vqa_tables import EMPTY, probability, verdict_words
 
 if TYPE_CHECKING:
     from scanomaly.asking import Asked
@@ -27,7 +27,10 @@ CANDIDATES_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class AnswerLine:
-    """One answer in words. candidates: (text, probability), best first, the answer among them."""
+    """One answer in words. candidates: (text, probability), best first, the answer among them.
+
+    A text is EMPTY where there is none.
+    """
 
     question: str
     free: bool
@@ -98,11 +101,11 @@ def answer_lines(asked: Asked) -> list[AnswerLine]:
         AnswerLine(
             question=answer.question.text,
             free=answer.question.name == FREE,
-            text=answer.text,
+            text=answer.text or EMPTY,
             probability=probability(answer.log_probability),
             certainty=f"{100 * certainty:.0f} %",
             uncertain=answer.uncertain,
-            candidates=[(text, probability(score)) for text, score in _shown(answer)],
+            candidates=[(text or EMPTY, probability(score)) for text, score in _shown(answer)],
         )
         for answer, certainty in zip(asked.answers, asked.certainties, strict=True)
     ]

@@ -12,6 +12,7 @@ from scanomaly.report.page import duration, render, require_extra
 from scanomaly.report.pictures import encoded, picture_of
 from scanomaly.report.tables import DISCLAIMER
 from scanomaly.report.vqa_tables import (
+    EMPTY,
     VqaLine,
     answers_csv,
     open_set_lines,
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
 
 TEMPLATE = "vqa.html.j2"
 PICTURES = ("Image", "Anomaly map", "Reconstruction")
-KIND_WORDS: Mapping[str, tuple[str, str]] = {
-    "right": ("All closed answers right", ""),
-    "wrong": ("Some closed answers wrong", ""),
+KIND_WORDS: Mapping[str, str] = {
+    "right": "All closed answers right",
+    "wrong": "Some closed answers wrong",
 }
-"""Kind of panel -> heading, what it holds."""
+"""Kind of panel -> heading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ def _confusion_view(confusion: Confusion) -> ConfusionView:
     )
 
 
-def _groups(panels: Sequence[VqaPanel]) -> list[tuple[str, str, list[PanelView]]]:
+def _groups(panels: Sequence[VqaPanel]) -> list[tuple[str, list[PanelView]]]:
     """Panels by kind, in order of appearance."""
     uris = iter(encoded([picture_of(one) for panel in panels for one in panel.pictures]))
     views = [
@@ -183,7 +184,7 @@ def _groups(panels: Sequence[VqaPanel]) -> list[tuple[str, str, list[PanelView]]
         for panel in panels
     ]
     return [
-        (*KIND_WORDS.get(kind, (kind, "")), [view for own, view in views if own == kind])
+        (KIND_WORDS.get(kind, kind), [view for own, view in views if own == kind])
         for kind in dict.fromkeys(panel.kind for panel in panels)
     ]
 
@@ -210,8 +211,8 @@ def _answer_view(row: AnsweredItem) -> AnswerView:
     mark = {True: "right", False: "wrong", None: ""}[row.correct]
     return AnswerView(
         question=row.item.question.strip(),
-        truth=row.truth,
-        answer=row.answer,
+        truth=row.truth or EMPTY,
+        answer=row.answer or EMPTY,
         probability=probability(row.log_probability),
         mark=mark,
         contradicts=bool(row.contradicts),

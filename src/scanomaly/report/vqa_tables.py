@@ -59,6 +59,8 @@ TABLE_WORDS: Mapping[str, str] = {
 """The same in the open-set table, whose metrics are those of one class."""
 CLASS_WORDS: Mapping[str, str] = {"No.": "unhealthy (No.)", "Yes.": "healthy (Yes.)"}
 """Answer to the normal question -> the class that it names, in the open-set table."""
+EMPTY = "(empty)"
+"""What people read in the place of a text without any sign."""
 
 
 @dataclass(frozen=True, slots=True)

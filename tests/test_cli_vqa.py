@@ -10,6 +10,7 @@ import pytest
 
 from scanomaly.config.vqa import VqaRun
 from scanomaly.files import write_text
+from scanomaly.report.vqa_tables import CLASS_WORDS
 from vqa.tiny_vqa import TinyVqa, write_tiny_corpus
 
 SIGNED = {
@@ -65,6 +66,23 @@ def test_evaluate_answers_as_published_where_run_yaml_says_so(command, tiny_vqa,
     assert command("vqa", "evaluate", folder, "--data", tiny_vqa.data).code == 0
     notes = json.loads((folder / "metrics.json").read_text())["notes"]
     assert any(note.startswith("Decoded as the released code does") for note in notes)
+
+
+def test_evaluate_prints_the_open_set(command, tiny_vqa, folder):
+    VqaRun.load(folder).with_overrides(["data.exclude_unseen=true"]).save(folder)
+    done = command("vqa", "evaluate", folder, "--data", tiny_vqa.data)
+    assert done.code == 0, done.err
+    written = json.loads((folder / "metrics.json").read_text())
+    for kinds in ("known", "unknown"):
+        part = written["open_set"][kinds]
+        counts = f"{part['unhealthy']} unhealthy, {part['healthy']} healthy"
+        assert f"open_set {kinds}: {counts}\n" in done.out
+        for answer, words in {**CLASS_WORDS, "mean": "mean"}.items():
+            for name, estimate in part["classes"][answer].items():
+                value, signature = estimate["value"], written["signatures"][f"open_set_{name}"]
+                told = "undefined: " if value is None else f"{value:.3f} "
+                line = rf"^open_set {kinds} {re.escape(words)} {name}: {told}.*; "
+                assert re.search(line + re.escape(signature) + "$", done.out, re.M), line
 
 
 def test_presets_are_listed_with_the_others(command):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,21 @@ def write_vqa_reports(evaluation: Any, run: Path) -> None:
     for judge, found in evaluation.nli.items():
         for name, estimate in found.items():
             typer.echo(f"{judge} {name}: {_words(estimate)}; {signed[judge]}")
+    if evaluation.open_set is not None:
+        _show_open_set(evaluation.open_set, signed)
     _end(evaluation, report)
+
+
+def _show_open_set(open_set: Any, signed: Mapping[str, str]) -> None:
+    """Known and unknown kinds, class by class and their mean."""
+    from scanomaly.report.vqa_tables import CLASS_WORDS, open_set_parts
+
+    for kinds, part in open_set_parts(open_set).items():
+        typer.echo(f"open_set {kinds}: {part.unhealthy} unhealthy, {part.healthy} healthy")
+        for answer, metrics in part.classes.items():
+            for name, estimate in metrics.items():
+                words = f"{kinds} {CLASS_WORDS.get(answer, answer)} {name}: {_words(estimate)}"
+                typer.echo(f"open_set {words}; {signed[f'open_set_{name}']}")
 
 
 def _end(evaluation: Any, report: Path) -> None:

@@ -59,6 +59,8 @@ TABLE_WORDS: Mapping[str, str] = {
 """The same in the open-set table, whose metrics are those of one class."""
 CLASS_WORDS: Mapping[str, str] = {"No.": "unhealthy (No.)", "Yes.": "healthy (Yes.)"}
 """Answer to the normal question -> the class that it names, in the open-set table."""
+PART_WORDS: Mapping[str, str] = {"known": "trained kinds", "unknown": "kinds left out"}
+"""Part of the open set -> what a report calls it."""
 EMPTY = "(empty)"
 """What people read in the place of a text without any sign."""
 
@@ -137,7 +139,7 @@ def vqa_metrics_json(evaluation: VqaEvaluation) -> str:
         "closed_gain_over_majority": evaluation.gain.as_dict(),
         "nli": {name: as_dicts(found) for name, found in evaluation.nli.items()},
         "questions": {q.question.key: _question(q) for q in evaluation.questions},
-        "open_set": None if evaluation.open_set is None else _open_set(evaluation.open_set),
+        "open_set": _open_set(evaluation.open_set),
         "signatures": dict(evaluation.signatures),
         "splits": dict(evaluation.splits),
         "resampled": evaluation.resampled,
@@ -201,9 +203,15 @@ def _question(result: QuestionResult) -> dict[str, Any]:
     return content
 
 
-def _open_set(open_set: OpenSet) -> dict[str, Any]:
-    parts = {"known": open_set.known, "unknown": open_set.unknown}
-    return {name: _part(part) for name, part in parts.items()}
+def open_set_parts(open_set: OpenSet) -> dict[str, OpenSetPart]:
+    """By their names in metrics.json and on the terminal."""
+    return {"known": open_set.known, "unknown": open_set.unknown}
+
+
+def _open_set(open_set: OpenSet | None) -> dict[str, Any] | None:
+    if open_set is None:
+        return None
+    return {name: _part(part) for name, part in open_set_parts(open_set).items()}
 
 
 def _part(part: OpenSetPart) -> dict[str, Any]:
@@ -231,15 +239,14 @@ class OpenSetLine:
 
 def open_set_lines(open_set: OpenSet) -> list[OpenSetLine]:
     """Known and unknown kinds, class by class and their mean."""
-    parts = {"trained kinds": open_set.known, "kinds left out": open_set.unknown}
     return [
         OpenSetLine(
-            f"{words}: {part.unhealthy} unhealthy, {part.healthy} healthy",
+            f"{PART_WORDS[kinds]}: {part.unhealthy} unhealthy, {part.healthy} healthy",
             CLASS_WORDS.get(name, name),
             [metric_line(TABLE_WORDS[metric], one) for metric, one in metrics.items()],
             _published(metrics),
         )
-        for words, part in parts.items()
+        for kinds, part in open_set_parts(open_set).items()
         for name, metrics in part.classes.items()
     ]
 

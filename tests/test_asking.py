@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import scanomaly
-from scanomaly.asking import STANDARD, Asked, ask, certainty, load_answerer, load_both
+from scanomaly.asking import STANDARD, Asked, ask, load_answerer, load_both
 from scanomaly.data.images import read_image
 from scanomaly.data.manifest import read_manifest
 from scanomaly.data.mivqa import read_corpus
@@ -103,15 +103,6 @@ def test_two_arguments_make_a_triple_on_the_calibrated_scale(tiny):
         Triple.of(batch, without).anomaly_map,
         bare.anomaly_map.clamp(0, 1).expand_as(shown),
     )
-
-
-def test_certainty_is_that_of_a_class_or_of_a_word():
-    half = math.log(0.5)
-    assert certainty(Answer(C1, "No.", half)) == pytest.approx(0.5)
-    assert certainty(Answer(C2, "It's mass lesion.", half)) == pytest.approx(0.5), "not by words"
-    assert certainty(Answer(O1, "No, not there.", 4 * half)) == pytest.approx(0.5)
-    assert certainty(Answer(O1, "", half)) == pytest.approx(0.5), "the end alone"
-    assert certainty(Answer(O1, "No.", 1e-7)) == 1.0, "rounding may pass 0"
 
 
 def judged(tiny, tiny_vqa, monkeypatch, answers: list[Answer], *, flagged: bool, below=0.5):

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from scanomaly.errors import DataError
@@ -7,6 +9,8 @@ from scanomaly.questions import (
     NORMAL,
     QUESTIONS,
     UNSEEN_TYPES,
+    Answer,
+    certainty,
     classify,
     is_unseen,
     question_of,
@@ -93,3 +97,13 @@ def test_unseen_types_are_known_in_the_spelling_of_file_names():
     assert all(is_unseen(kind) and is_unseen(kind.replace(" ", "_")) for kind in UNSEEN_TYPES)
     assert is_unseen("White_Matter_Lesion")
     assert not any(map(is_unseen, ["lesions", "mass_lesion", "normal", ""]))
+
+
+def test_certainty_is_that_of_a_class_or_of_a_word():
+    c1, c2, o1 = (QUESTIONS[name] for name in ("C1", "C2", "O1"))
+    half = math.log(0.5)
+    assert certainty(Answer(c1, "No.", half)) == pytest.approx(0.5)
+    assert certainty(Answer(c2, "It's mass lesion.", half)) == pytest.approx(0.5), "not by words"
+    assert certainty(Answer(o1, "No, not there.", 4 * half)) == pytest.approx(0.5)
+    assert certainty(Answer(o1, "", half)) == pytest.approx(0.5), "the end alone"
+    assert certainty(Answer(o1, "No.", 1e-7)) == 1.0, "rounding may pass 0"

@@ -5,7 +5,6 @@ H W pixels of the scan
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +24,12 @@ from scanomaly.inference import Finding, FittedDetector
 from scanomaly.questions import (
     ANSWERS,
     QUESTIONS,
+    UNCERTAIN_BELOW,
     Answer,
     best_first,
-    classify,
+    certainty,
     contradicts,
+    is_uncertain,
     question_of,
 )
 from scanomaly.records import Triple
@@ -37,9 +38,6 @@ from scanomaly.vqa.base import Answerer
 from scanomaly.vqa.checkpoint import FittedAnswerer
 from scanomaly.vqa.images import triple_images
 
-UNCERTAIN_BELOW = 0.5
-"""Default threshold of `certainty`. Closed questions: below one half, all other answers together
-are as likely. Open ones: on average each next word was no more likely than all others together."""
 ALTERNATIVES = 3
 """Candidates looked for where a question is open."""
 CONTRARY: Mapping[bool, tuple[str, str, str]] = {
@@ -211,17 +209,6 @@ def _ranked(texts: Sequence[str], scores: Tensor) -> tuple[tuple[str, float], ..
     return best_first(zip(texts, scores.tolist(), strict=True))
 
 
-def certainty(answer: Answer) -> float:
-    """How sure an answer is, 0..1.
-
-    A closed question: the probability of the whole answer. Any other: that of a word, the end
-    counted as one, as a geometric mean; the whole would fall with every word and every equally good
-    wording.
-    """
-    words = 1 if answer.question.closed else len(answer.text.split()) + 1
-    return math.exp(min(0.0, answer.log_probability) / words)
-
-
 @dataclass(frozen=True, slots=True)
 class _Judge:
     """What a finding and a threshold make of an answer."""
@@ -231,11 +218,9 @@ class _Judge:
     uncertain_below: float
 
     def judged(self, answer: Answer) -> Answer:
-        name = answer.question.name
-        outside = answer.question.closed and classify(name, answer.text) is None
         return replace(
             answer,
-            uncertain=outside or certainty(answer) < self.uncertain_below,
+            uncertain=is_uncertain(answer, self.uncertain_below),
             contradiction=self._contradiction(answer),
         )
 

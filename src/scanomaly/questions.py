@@ -5,6 +5,7 @@ Source: MI-VQA, the data set of KQ-Former VQA-UAD (arXiv 2404.07622), seven ques
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -106,6 +107,10 @@ UNSEEN_TYPES = (
 )
 """Kinds of anomaly that the paper's open-set experiment does not train on."""
 
+UNCERTAIN_BELOW = 0.5
+"""Default threshold of `certainty`. Closed questions: below one half, all other answers together
+are as likely. Open ones: on average each next word was no more likely than all others together."""
+
 _OTHER_SPELLINGS: Mapping[str, Mapping[str, int]] = {
     "C3": {"potentiallyclinicallyrelevant": 1},
 }
@@ -130,6 +135,24 @@ def classify(name: str, text: str) -> int | None:
     White space and case do not count, dots do, as published. Raises KeyError for an open question.
     """
     return _CLASSES[name].get(_squeezed(text))
+
+
+def certainty(answer: Answer) -> float:
+    """How sure an answer is, 0..1.
+
+    A closed question: the probability of the whole answer. Any other: that of a word, the end
+    counted as one, as a geometric mean; the whole would fall with every word and every equally good
+    wording.
+    """
+    words = 1 if answer.question.closed else len(answer.text.split()) + 1
+    return math.exp(min(0.0, answer.log_probability) / words)
+
+
+def is_uncertain(answer: Answer, below: float = UNCERTAIN_BELOW) -> bool:
+    """Whether its certainty is less, or its text outside the vocabulary of a closed question."""
+    question = answer.question
+    outside = question.closed and classify(question.name, answer.text) is None
+    return outside or certainty(answer) < below
 
 
 def best_first(candidates: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:

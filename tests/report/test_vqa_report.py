@@ -208,6 +208,17 @@ def test_panels_show_three_pictures_and_every_answer(page: Page) -> None:
     assert all(address.startswith("data:image/") for address in page.addresses)
 
 
+def test_panels_mark_uncertain_answers_as_asking_does(evaluation: VqaEvaluation) -> None:
+    sure, unsure = evaluation.rows[0], replace(evaluation.rows[1], log_probability=-0.8)
+    outside = evaluation.rows[3]
+    assert [one.uncertain for one in (sure, unsure, outside)] == [False, True, True]
+    for rows, count in (((sure,), 0), ((sure, unsure, outside), 2)):
+        panel = replace(evaluation.panels[0], rows=rows)
+        html = vqa_html(replace(evaluation, panels=(panel,)))
+        assert html.count('<span class="uncertain">uncertain</span>') == count
+    assert "Uncertain: below 0.5" in html
+
+
 @pytest.mark.parametrize(
     ("share", "words"), [(1.0, "100 %"), (0.934, "93 %"), (0.01, "1 %"), (0.0004, "0.04 %")]
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scanomaly.files import write_text
+from scanomaly.questions import UNCERTAIN_BELOW
 from scanomaly.report.page import duration, render, require_extra
 from scanomaly.report.pictures import encoded, picture_of
 from scanomaly.report.tables import DISCLAIMER
@@ -60,7 +61,7 @@ class QuestionView:
 class AnswerView:
     """One question about a panel's triple. mark: right, wrong, or empty for an open question.
 
-    contradicts: what the detector says.
+    contradicts: what the detector says. uncertain: as `scanomaly ask` marks it by default.
     """
 
     question: str
@@ -68,6 +69,7 @@ class AnswerView:
     answer: str
     probability: str
     mark: str
+    uncertain: bool
     contradicts: bool
 
 
@@ -117,6 +119,7 @@ def _context(evaluation: VqaEvaluation) -> dict[str, object]:
         "open_set": [] if evaluation.open_set is None else open_set_lines(evaluation.open_set),
         "open_set_signatures": open_set_signatures(evaluation.signatures),
         "groups": _groups(evaluation.panels),
+        "uncertain_below": f"{UNCERTAIN_BELOW:g}",
         "seconds": duration(evaluation.seconds_per_answer),
         "commands": [
             "scanomaly vqa fit --config run.yaml --data MIVQA --out RUN",
@@ -215,5 +218,6 @@ def _answer_view(row: AnsweredItem) -> AnswerView:
         answer=row.answer or EMPTY,
         probability=probability(row.log_probability),
         mark=mark,
+        uncertain=row.uncertain,
         contradicts=bool(row.contradicts),
     )

@@ -12,7 +12,7 @@ from scanomaly.config.vqa import VqaRun
 from scanomaly.data.mivqa import VqaItem
 from scanomaly.metrics import Estimate
 from scanomaly.metrics.closed_answers import Confusion
-from scanomaly.questions import Question, contradicts
+from scanomaly.questions import Answer, Question, contradicts, is_uncertain
 
 Metrics = Mapping[str, Estimate]
 
@@ -27,6 +27,11 @@ class AnsweredItem:
     answer: str
     log_probability: float
     correct: bool | None
+
+    @property
+    def uncertain(self) -> bool:
+        """As `scanomaly ask` marks it by default."""
+        return is_uncertain(Answer(self.question, self.answer, self.log_probability))
 
     @property
     def contradicts(self) -> bool | None:

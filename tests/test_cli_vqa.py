@@ -68,6 +68,20 @@ def test_evaluate_answers_as_published_where_run_yaml_says_so(command, tiny_vqa,
     assert any(note.startswith("Decoded as the released code does") for note in notes)
 
 
+def test_evaluate_decodes_as_set_and_says_so(command, tiny_vqa, folder):
+    before = (folder / "run.yaml").read_bytes()
+    words = ["--set", "config.reference_decoding=true", "--set", "config.beams=3"]
+    done = command("vqa", "evaluate", folder, "--data", tiny_vqa.data, *words)
+    assert done.code == 0, done.err
+    assert "note: Decoded as the released code does" in done.out
+    written = json.loads((folder / "metrics.json").read_text())
+    assert written["decoding"] == {"beams": 3, "greedy": False, "reference_decoding": True}
+    html = (folder / "report.html").read_text()
+    assert "as the released code: greedily" in html
+    assert f"vqa evaluate RUN --data MIVQA {' '.join(words)}" in html
+    assert (folder / "run.yaml").read_bytes() == before, "of this evaluation alone"
+
+
 def test_evaluate_prints_the_open_set(command, tiny_vqa, folder):
     VqaRun.load(folder).with_overrides(["data.exclude_unseen=true"]).save(folder)
     done = command("vqa", "evaluate", folder, "--data", tiny_vqa.data)
@@ -122,6 +136,15 @@ class TestRefused:
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
         words = ["--data", tiny_vqa.data, "--nli", "roberta"]
         refused("roberta-large-mnli are not on this machine", "vqa", "evaluate", folder, *words)
+        assert not (folder / "metrics.json").exists()
+
+    def test_another_field_than_the_decoding(self, refused, tiny_vqa, folder):
+        words = ["vqa", "evaluate", folder, "--data", tiny_vqa.data, "--set"]
+        only = r"only the decoding can change: config\.beams, config\.greedy, config\.reference_d"
+        for path in ("config.fusion", "beams", "fit.epochs"):
+            refused(rf"--set {path}: .*{only}", *words, f"{path}=1")
+        refused("config.beams: Input should be greater than 0", *words, "config.beams=0")
+        refused("expected --set path=value", *words, "config.beams")
         assert not (folder / "metrics.json").exists()
 
     def test_a_damaged_model(self, refused, tiny_vqa, folder):

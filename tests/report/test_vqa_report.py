@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from report.test_write import Page
-from scanomaly.config.vqa import VqaRun
+from scanomaly.config.vqa import VqaConfig, VqaRun
 from scanomaly.data.mivqa import VqaItem
 from scanomaly.metrics import Estimate
 from scanomaly.metrics.answers import SIGNATURES, class_metrics, closed_metrics, open_metrics
@@ -19,7 +19,7 @@ from scanomaly.questions import QUESTIONS, question_of
 from scanomaly.report import MissingExtraError
 from scanomaly.report import page as report_page
 from scanomaly.report.vqa import vqa_html, write_vqa_report
-from scanomaly.report.vqa_tables import answers_csv, probability, vqa_metrics_json
+from scanomaly.report.vqa_tables import answers_csv, decoding_words, probability, vqa_metrics_json
 from scanomaly.vqa.results import (
     AnsweredItem,
     OpenSet,
@@ -195,6 +195,20 @@ def test_the_page_says_what_it_must(page: Page, evaluation: VqaEvaluation) -> No
         assert signature in page.text, name
     for name in evaluation.closed:
         assert page.text.count(SIGNATURES[name]) >= 2, "in the summary and beside the question"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "beam search, 5 beams"),
+        ({"greedy": True}, "greedy"),
+        ({"beams": 1}, "greedy"),
+        ({"reference_decoding": True}, "as the released code: greedily, without the question's fi"),
+    ],
+)
+def test_the_decoding_in_words(options: dict[str, object], words: str) -> None:
+    config = VqaConfig(**options)  # type: ignore[arg-type]
+    assert decoding_words(config.decoding).startswith(words)
 
 
 def test_panels_show_three_pictures_and_every_answer(page: Page) -> None:

@@ -83,6 +83,14 @@ def vqa_evaluate(
             "between them."
         ),
     ] = "",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Decode otherwise than run.yaml says: config.beams=1, config.greedy=true, or "
+            "config.reference_decoding=true, as the released code does; may be given often.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Ask the questions of the test split: the only verb that touches it."""
@@ -90,7 +98,7 @@ def vqa_evaluate(
     from scanomaly.vqa.checkpoint import FittedAnswerer
     from scanomaly.vqa.evaluation import evaluate
 
-    fitted = FittedAnswerer.load(run, device=device)
+    fitted = FittedAnswerer.load(run, device=device, decoding=assignments or ())
     judges = [name.strip() for name in nli.split(",") if name.strip()]
     with progress_bar("answering") as progress:
         evaluation = evaluate(fitted, read_corpus(data), nli=judges, progress=progress)

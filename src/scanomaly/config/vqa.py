@@ -5,7 +5,7 @@ Defaults are the released code's; "spec" is the comparison of paper and code in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -14,6 +14,7 @@ from scanomaly.config.backbones import BackboneConfig, PretrainedConfig
 from scanomaly.config.base import Frozen
 from scanomaly.config.experiment import Experiment
 from scanomaly.config.fit import FitOptions
+from scanomaly.errors import ConfigError
 
 Slot = Literal["image", "anomaly_map", "reconstruction", "blank"]
 """What stands in one of the three places of a triple. blank: an image of normalised zeros."""
@@ -138,6 +139,10 @@ class LanguageConfig(PretrainedConfig):
         return self
 
 
+DECODING = ("beams", "greedy", "reference_decoding")
+"""Fields of VqaConfig that may differ from those in training: run.yaml or `--set` decides."""
+
+
 class VqaConfig(Frozen):
     """Everything that decides an answerer, besides its training."""
 
@@ -168,6 +173,11 @@ class VqaConfig(Frozen):
     reference_decoding: bool = False
     """As the released code decodes: greedily, whatever `beams`, with the end token in the place of
     the question's first token (spec section 9)."""
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """The fields of DECODING with their values."""
+        return {name: getattr(self, name) for name in DECODING}
 
     @model_validator(mode="after")
     def _positions_suffice(self) -> Self:
@@ -225,6 +235,18 @@ PUBLISHED_FIT = FitOptions(
 
 class VqaRun(Experiment):
     """Everything that decides an answerer, besides the corpus."""
+
+    def decoding_as(self, assignments: Sequence[str]) -> Self:
+        """The run with another decoding, as of `--set`. Raises ConfigError for any other field."""
+        allowed = [f"config.{name}" for name in DECODING]
+        for assignment in assignments:
+            path = assignment.partition("=")[0].strip()
+            if path not in allowed:
+                raise ConfigError(
+                    f"--set {path}: of a fitted answerer only the decoding can change: "
+                    f"{', '.join(allowed)}; for anything else fit another one."
+                )
+        return self.with_overrides(assignments)
 
     kind: Literal["vqa"] = "vqa"
     config: VqaConfig = VqaConfig()

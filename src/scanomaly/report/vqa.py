@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from scanomaly.report.vqa_tables import (
     EMPTY,
     VqaLine,
     answers_csv,
+    decoding_words,
     open_set_lines,
     open_set_signatures,
     probability,
@@ -123,14 +125,16 @@ def _context(evaluation: VqaEvaluation) -> dict[str, object]:
         "seconds": duration(evaluation.seconds_per_answer),
         "commands": [
             "scanomaly vqa fit --config run.yaml --data MIVQA --out RUN",
-            "scanomaly vqa evaluate RUN --data MIVQA" + _nli_option(evaluation),
+            "scanomaly vqa evaluate RUN --data MIVQA" + _options(evaluation),
         ],
         "singles": "answers in answers.csv",
     }
 
 
-def _nli_option(evaluation: VqaEvaluation) -> str:
-    return f" --nli {','.join(evaluation.nli)}" if evaluation.nli else ""
+def _options(evaluation: VqaEvaluation) -> str:
+    judges = [f"--nli {','.join(evaluation.nli)}"] if evaluation.nli else []
+    changed = [f"--set {shlex.quote(assignment)}" for assignment in evaluation.decoding]
+    return "".join(f" {option}" for option in (*judges, *changed))
 
 
 def _facts(evaluation: VqaEvaluation) -> list[tuple[str, str]]:
@@ -141,6 +145,7 @@ def _facts(evaluation: VqaEvaluation) -> list[tuple[str, str]]:
         ("Preset", f"{run.preset} ({model}, {run.config.fusion})"),
         ("Source", run.source),
         ("Images", ", ".join(slot.replace("_", " ") for slot in run.config.slots)),
+        ("Decoding", decoding_words(run.config.decoding)),
         ("Questions asked", str(len(evaluation.rows))),
         ("Seed", str(run.fit.seed)),
     ]

@@ -108,6 +108,15 @@ def probability(log_probability: float) -> str:
     return f"{share:.0f} %" if share >= 1 else f"{share:.1g} %"
 
 
+def decoding_words(decoding: Mapping[str, Any]) -> str:
+    """How answers were found. decoding: `VqaConfig.decoding`."""
+    if decoding["reference_decoding"]:
+        return "as the released code: greedily, without the question's first word"
+    if decoding["greedy"] or decoding["beams"] == 1:
+        return "greedy"
+    return f"beam search, {decoding['beams']} beams"
+
+
 def verdict_words(
     score: float, threshold: float | None, p_value: float | None, flagged: bool | None
 ) -> str:
@@ -129,6 +138,7 @@ def vqa_metrics_json(evaluation: VqaEvaluation) -> str:
         "kind": "vqa",
         "preset": evaluation.run.preset,
         "dataset": evaluation.dataset,
+        "decoding": evaluation.run.config.decoding,
         "number_of_questions": _numbers(evaluation.rows),
         "closed": as_dicts(evaluation.closed),
         "open": as_dicts(evaluation.open),

@@ -31,25 +31,30 @@ from scanomaly.vqa.kq_former import KqFormerVqa
 KIND = "vqa"
 TOKENIZER = "tokenizer"
 """Folder of the tokeniser in a run folder."""
-DECODING = ("beams", "greedy", "reference_decoding")
-"""Fields of the configuration that may differ from those in training: run.yaml decides."""
 
 
 @dataclass(frozen=True)
 class FittedAnswerer:
-    """An answerer and the run that made it. splits: what each split did, in words."""
+    """An answerer and the run that made it. splits: what each split did, in words.
+
+    decoding: assignments that changed how run.yaml says that answers are found.
+    """
 
     run: VqaRun
     answerer: KqFormerVqa
     splits: Mapping[str, str] = field(default_factory=dict)
+    decoding: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "auto") -> Self:
-        """Load a run folder. Raises CheckpointError."""
-        answerer, run = load_answerer(folder)
+    def load(cls, folder: Path, *, device: str = "auto", decoding: Sequence[str] = ()) -> Self:
+        """Load a run folder. decoding: such as `config.beams=1`, in the place of run.yaml's.
+
+        Raises CheckpointError, and ConfigError for assignments to any field but DECODING.
+        """
+        answerer, run = load_answerer(folder, decoding)
         record = load_training(folder)
         splits = {} if record is None else record.splits
-        return cls(run, answerer.to(resolve_device(device)), splits)
+        return cls(run, answerer.to(resolve_device(device)), splits, tuple(decoding))
 
     def answers(self, triples: Sequence[Sequence[VqaItem]]) -> list[Generated]:
         """An answer to each item, in order. triples: the items about each triple of pictures.
@@ -88,13 +93,13 @@ def save_answerer(answerer: KqFormerVqa, run: VqaRun, folder: Path) -> None:
     run.save(folder)
 
 
-def load_answerer(folder: Path) -> tuple[KqFormerVqa, VqaRun]:
+def load_answerer(folder: Path, decoding: Sequence[str] = ()) -> tuple[KqFormerVqa, VqaRun]:
     """Build the run's answerer and fill in its values, in fp32 on the CPU, ready to answer.
 
-    Raises CheckpointError for a folder without a run, a detector's run, and a newer or damaged
-    file.
+    decoding: as for `FittedAnswerer.load`. Raises CheckpointError for a folder without a run, a
+    detector's run, and a newer or damaged file.
     """
-    run = VqaRun.load(folder)
+    run = VqaRun.load(folder).decoding_as(decoding)
     file = folder / MODEL_FILE
     state, metadata = read_state(file)
     if metadata.get("method") != KIND:
@@ -124,4 +129,4 @@ def _config(metadata: Mapping[str, str], run: VqaRun, file: Path) -> VqaConfig:
         raise CheckpointError(
             f"{file} is damaged (its metadata holds no configuration); restore it or fit again."
         ) from error
-    return saved.model_copy(update={name: getattr(run.config, name) for name in DECODING})
+    return saved.model_copy(update=run.config.decoding)

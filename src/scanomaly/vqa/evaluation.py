@@ -92,6 +92,7 @@ def evaluate(
         seconds_per_answer=seconds,
         weights=fitted.weights,
         notes=tuple(_notes(fitted.run, corpus, rows, majority)),
+        decoding=fitted.decoding,
     )
 
 

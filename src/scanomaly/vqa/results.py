@@ -115,3 +115,5 @@ class VqaEvaluation:
     seconds_per_answer: float
     weights: tuple[str, ...]
     notes: tuple[str, ...]
+    decoding: tuple[str, ...] = ()
+    """Assignments that changed the decoding of the run folder's run.yaml; `run` has them."""

@@ -89,6 +89,13 @@ class TestRefused:
     def test_a_missing_image(self, refused, runs, tmp_path):
         refused("expected an image or a folder, found nothing", "ask", *runs, tmp_path / "x.png")
 
+    def test_a_folder_of_images(self, refused, runs, tiny):
+        folder = tiny.data / "test" / "good"
+        message = (
+            rf"^{folder}: expected one image file, found a folder of 6; give one of them, such"
+        )
+        refused(message, "ask", *runs, folder)
+
     def test_questions(self, refused, runs, tiny, tmp_path):
         words = ["ask", *runs, tiny.scan, "--out", tmp_path / "out", "--question"]
         refused("expected a question, got an empty text", *words, "  ")

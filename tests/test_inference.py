@@ -76,8 +76,10 @@ class TestWaysIn:
         assert fitted.score(tmp_path / "only").id == "scan"
 
     def test_a_folder_of_several_is_refused(self, tiny, fitted):
-        with pytest.raises(DataError, match=r"expected one image, found 6; use score_rows"):
-            fitted.score(tiny.data / "test" / "good")
+        folder = tiny.data / "test" / "good"
+        message = rf"found a folder of 6; give one of them, such as {folder}/img/\S+\.png\.$"
+        with pytest.raises(DataError, match=message):
+            fitted.score(folder)
 
     def test_no_image_at_all(self, fitted):
         assert list(fitted.score_rows(Manifest((), "none", "tests"))) == []

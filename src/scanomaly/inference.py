@@ -131,7 +131,7 @@ class FittedDetector:
         """Score one file or array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
 
         uint8, or float in 0..1; deeper images go through the run's intensity window. Raises
-        DataError naming the file.
+        DataError naming the file. For many images there is `score_rows`.
         """
         if isinstance(image, np.ndarray):
             pixels = as_image(image, self.run.data.window)
@@ -141,7 +141,10 @@ class FittedDetector:
             return self.finding(next(_usable(self._predicted([(row, item)]), None))[1])
         rows = tuple(list_images([Path(image)]))
         if len(rows) != 1:
-            raise DataError(f"{image}: expected one image, found {len(rows)}; use score_rows.")
+            raise DataError(
+                f"{image}: expected one image file, found a folder of {len(rows)}; give one of "
+                f"them, such as {rows[0].path}."
+            )
         return self.finding(next(iter(self.score_rows(Manifest(rows, "", "files")))))
 
     def score_rows(

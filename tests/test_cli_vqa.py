@@ -129,7 +129,9 @@ class TestRefused:
         monkeypatch.setenv("SCANOMALY_WEIGHTS", str(tmp_path / "none"))
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
         words = ["--data", tiny_vqa.data, "--out", tmp_path / "run"]
-        message = r"gpt2 are not on this machine .* `scanomaly weights fetch openai-community/gpt2"
+        message = (
+            r"2 weights are not .* `scanomaly weights fetch deit_base\S+ openai-community/gpt2"
+        )
         refused(message, "--offline", "vqa", "fit", "mi-average-vit", *words)
 
     def test_a_judge_that_is_not_here(self, refused, tiny_vqa, folder, tmp_path, monkeypatch):

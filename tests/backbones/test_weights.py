@@ -13,8 +13,10 @@ from scanomaly.backbones.weights import (
     licence_of,
     locate,
     missing_message,
+    require_weights,
     weight_file,
 )
+from scanomaly.config.backbones import PretrainedConfig
 from scanomaly.errors import WeightsError
 
 Saved = Callable[[str], Path]
@@ -159,6 +161,31 @@ def test_a_missing_weight_says_all_that_is_needed(name: str, parts: tuple[str, .
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+class TestRequired:
+    """Networks of one run: what is missing is told at once."""
+
+    def test_one_that_is_missing_is_told_as_where_it_is_located(self) -> None:
+        with pytest.raises(WeightsError) as caught:
+            require_weights([PretrainedConfig(name=MAE), PretrainedConfig(name=MAE)])
+        assert str(caught.value) == missing_message(MAE)
+
+    def test_several_are_fetched_by_one_command(self) -> None:
+        networks = [PretrainedConfig(name=name) for name in (MAE, "openai-community/gpt2")]
+        with pytest.raises(WeightsError) as caught:
+            require_weights(networks)
+        message = str(caught.value)
+        assert message.startswith("2 weights are not on this machine (")
+        assert f"`scanomaly weights fetch {MAE} openai-community/gpt2 --to " in message
+        for network in networks:
+            entry = describe(network.name)
+            assert f"{entry.name}, {entry.megabytes} MB, licence {entry.licence}" in message
+            assert f"https://huggingface.co/{entry.repository} to " in message
+        assert "\n" not in message
+
+    def test_paths_and_unknown_names_are_left_to_who_builds(self) -> None:
+        require_weights([PretrainedConfig(name=MAE, weights="gone"), PretrainedConfig(name="x")])
 
 
 def test_locating_what_is_missing_raises_that_message() -> None:

@@ -123,7 +123,9 @@ class TestFolder:
         monkeypatch.setenv("SCANOMALY_WEIGHTS", str(tmp_path / "none"))
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
         run = vqa_preset("kqf-concat-vit")
-        with pytest.raises(WeightsError, match=r"openai-community/gpt2 are not on this machine"):
+        names = r"deit_base_patch16_224\.\S+ pritamdeka/BioBert-PubMed200kRCT openai-community/gpt2"
+        message = rf"^3 weights are not on this machine .* `scanomaly weights fetch {names} --to "
+        with pytest.raises(WeightsError, match=message):
             fit(run, tiny_vqa.corpus, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from scanomaly.backbones.language import build_tokenizer
+from scanomaly.backbones.weights import require_weights
+from scanomaly.config.run import pretrained_networks
 from scanomaly.config.vqa import VqaRun
 from scanomaly.data.images import fit_window
 from scanomaly.data.mivqa import Corpus, VqaItem
@@ -86,6 +88,7 @@ def fit(run: VqaRun, corpus: Corpus, out: Path, *, resume: bool = False) -> Fitt
     WeightsError for pretrained weights that are not here, and FitInterrupted after Ctrl-C, with
     everything needed to resume in the folder.
     """
+    require_weights(pretrained_networks(run))
     roles = assign_roles(run, corpus)
     run = _resolved(run, roles)
     if is_main_process():

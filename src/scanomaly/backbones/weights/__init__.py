@@ -20,6 +20,7 @@ from scanomaly.backbones.weights.places import (
     find_repository,
     locate,
     missing_message,
+    require_weights,
     weight_file,
 )
 from scanomaly.backbones.weights.verification import Finding, verify
@@ -41,6 +42,7 @@ __all__ = [
     "licence_of",
     "locate",
     "missing_message",
+    "require_weights",
     "verify",
     "weight_file",
 ]

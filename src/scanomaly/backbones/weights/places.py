@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from scanomaly.backbones.weights.inventory import DEFAULT_TAGS, Pretrained, describe, is_clip
+from scanomaly.config.backbones import PretrainedConfig
 from scanomaly.errors import WeightsError
 
 ENVIRONMENT_VARIABLE = "SCANOMALY_WEIGHTS"
@@ -137,7 +138,7 @@ def missing_message(name: str, given: Sequence[Path | str] = ()) -> str:
     Raises WeightsError if there are no such weights at all.
     """
     entry = describe(name)
-    size = f"{entry.megabytes} MB" if entry.megabytes else "size unknown"
+    size = _size(entry)
     places = directories(given)
     if entry.command:
         return (
@@ -153,6 +154,53 @@ def missing_message(name: str, given: Sequence[Path | str] = ()) -> str:
         f"{entry.licence}). With network: {installed}"
         f"`scanomaly weights fetch {entry.name} --to {places[0]}`. Without: copy the repository "
         f"https://huggingface.co/{entry.repository} ({', '.join(reversed(entry.files))}) to "
-        f"{places[0] / entry.name}. Looked in {', '.join(map(str, places))}, installed packages "
-        f"and the Hugging Face cache; {ENVIRONMENT_VARIABLE} adds a directory."
+        f"{places[0] / entry.name}. {_looked_in(places)}"
+    )
+
+
+def _size(entry: Pretrained) -> str:
+    return f"{entry.megabytes} MB" if entry.megabytes else "size unknown"
+
+
+def _looked_in(places: Sequence[Path]) -> str:
+    return (
+        f"Looked in {', '.join(map(str, places))}, installed packages and the Hugging Face cache; "
+        f"{ENVIRONMENT_VARIABLE} adds a directory."
+    )
+
+
+def require_weights(networks: Iterable[PretrainedConfig]) -> None:
+    """Raises WeightsError, one for all networks whose weights are looked for by name and missing.
+
+    Paths and names that are not known are left to who builds the network, and knows its kind.
+    """
+    names = dict.fromkeys(network.name for network in networks if network.weights is None)
+    missing = [name for name in names if find(name) is None and _is_known(name)]
+    fetched = [entry for entry in map(describe, missing) if not entry.command]
+    alone = [name for name in missing if describe(name).command or len(fetched) == 1]
+    together = [_missing_together(fetched)] if len(fetched) > 1 else []
+    if missing:
+        raise WeightsError(" ".join([*together, *map(missing_message, alone)]))
+
+
+def _is_known(name: str) -> bool:
+    try:
+        describe(name)
+    except WeightsError:
+        return False
+    return True
+
+
+def _missing_together(entries: Sequence[Pretrained]) -> str:
+    """As `missing_message`, of several on the hub: one command fetches them."""
+    places = directories()
+    told = "; ".join(f"{e.name}, {_size(e)}, licence {e.licence}" for e in entries)
+    copied = ", ".join(
+        f"https://huggingface.co/{entry.repository} to {places[0] / entry.name}"
+        for entry in entries
+    )
+    return (
+        f"{len(entries)} weights are not on this machine ({told}). With network: "
+        f"`scanomaly weights fetch {' '.join(entry.name for entry in entries)} --to {places[0]}`. "
+        f"Without: copy the repositories {copied}. {_looked_in(places)}"
     )

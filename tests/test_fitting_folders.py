@@ -53,11 +53,23 @@ class TestFolder:
         fit(tiny.run, tiny.manifest, tmp_path / "run")
         assert load_run(tmp_path / "run") == tiny.run
 
-    def test_a_run_that_finished_no_epoch_may_go_on_with_other_options(self, tiny, tmp_path):
+    @pytest.mark.parametrize("resume", [False, True])
+    def test_a_run_refused_before_its_first_step_blocks_no_other(self, tiny, tmp_path, resume):
         greedy = tiny.run.with_overrides(["fit.batch_size=64"])
         message = r"10 training items are fewer than one batch of 64; use --set fit\.batch_size=10"
         with pytest.raises(FitError, match=message):
             fit(greedy, tiny.manifest, tmp_path / "run")
+        modest = tiny.run.with_overrides(["fit.batch_size=10", "fit.epochs=1"])
+        fit(modest, tiny.manifest, tmp_path / "run", resume=resume)
+        assert load_run(tmp_path / "run") == modest
+
+    def test_a_run_that_finished_no_epoch_may_go_on_with_other_options(
+        self, tiny, tmp_path, monkeypatch
+    ):
+        with monkeypatch.context() as pressed:
+            TestStopping().interrupt(pressed, at=0)
+            with pytest.raises(FitInterrupted, match="in epoch 1 of 2"):
+                fit(tiny.run, tiny.manifest, tmp_path / "run")
         with pytest.raises(FitError, match="already holds a run; add --resume"):
             fit(tiny.run, tiny.manifest, tmp_path / "run")
         modest = tiny.run.with_overrides(["fit.batch_size=10", "fit.epochs=1"])

@@ -56,19 +56,27 @@ class TrainingRecord:
 
 
 def claim(out: Path, run: Experiment, resume: bool) -> None:
-    """Make the folder this run's. Raises FitError when another run is in it."""
+    """Make the folder this run's. Raises FitError when another run is in it.
+
+    One that was refused before its first step left nothing to go on with, and is replaced.
+    """
     if (out / RUN_FILE).exists():
-        if not resume:
+        if not resume and _has_begun(out):
             raise FitError(
                 f"{out} already holds a run; add --resume to go on with it, or give another folder."
             )
-        if _has_progress(out) and type(run).load(out) != run:
+        if resume and _has_progress(out) and type(run).load(out) != run:
             raise FitError(
                 f"{out} holds a run with other options; resume with the options it was started "
                 "with (--config run.yaml), or give another folder."
             )
     elif out.is_dir() and any(out.iterdir()):
         raise FitError(f"{out} holds other files; give a new or empty folder.")
+
+
+def _has_begun(out: Path) -> bool:
+    """Whether a step was ever made: before it the loop opens its logs."""
+    return (out / "logs").exists() or _has_progress(out)
 
 
 def _has_progress(out: Path) -> bool:

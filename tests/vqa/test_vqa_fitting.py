@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from scanomaly.config.vqa import VqaRun
 from scanomaly.data.mivqa import read_corpus
 from scanomaly.errors import DataError, FitError, FitInterrupted, WeightsError
 from scanomaly.presets import vqa_preset
@@ -158,10 +159,13 @@ class TestTraining:
         moved = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
         assert moved == {"fusion", "decoder"}
 
-    def test_fewer_items_than_a_batch(self, tiny_vqa: TinyVqa, tmp_path):
+    def test_fewer_items_than_a_batch_leave_nothing_in_the_way(self, tiny_vqa, tmp_path):
         run = tiny_vqa.run.with_overrides(["fit.batch_size=48"])
         with pytest.raises(FitError, match="29 training items are fewer than one batch of 48; use"):
             fit(run, tiny_vqa.corpus, tmp_path / "run")
+        run = tiny_vqa.run.with_overrides(["fit.epochs=1"])
+        fit(run, tiny_vqa.corpus, tmp_path / "run")
+        assert VqaRun.load(tmp_path / "run") == run
 
     def test_a_batch_of_one_trains(self, tiny_vqa: TinyVqa, tmp_path):
         run = tiny_vqa.run.with_overrides(["fit.batch_size=1", "fit.epochs=1", "fit.patience=null"])

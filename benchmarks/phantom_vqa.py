@@ -5,9 +5,10 @@
 For each seed: a QFAE is fitted on healthy heads, other patients are simulated and shown to it, and
 each answerer learns from the triples of its training patients. Test patients are seen by `evaluate`
 alone. Seeds are pooled: 95 % intervals resample all their patients; differences are paired. Run
-folders and answers are kept in WORK, each under a digest of all that decides its numbers: the same
-command goes on after an interruption, another preset or option begins anew. --tuning scores
-validation patients instead: settings (--set) are chosen so, on seeds the tables do not use.
+folders and answers are kept in WORK, each under a digest of its settings: the same command goes on
+after an interruption, another preset or option begins anew. The code is not part of it: after a
+change that may move numbers, begin with an empty WORK. --tuning scores validation patients instead:
+settings (--set) are chosen so, on seeds the tables do not use.
 """
 
 from __future__ import annotations

@@ -141,6 +141,21 @@ def test_random_sizes_are_those_of_the_configuration():
     assert isinstance(bert, BertModel)
 
 
+def test_small_networks_attend_by_plain_products_and_say_the_same():
+    ids = torch.tensor([[3, 1, 4, 1, 5], [2, 7, 1, 8, 2]])
+    seen = torch.rand(2, 6, 16)
+    mask = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+    gpt2 = build_gpt2(WORDS, 9, end=0).eval()
+    assert gpt2.config._attn_implementation == "eager"
+    with torch.no_grad():
+        plain = gpt2(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen).logits
+        gpt2.set_attn_implementation("sdpa")
+        fused = gpt2(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen).logits
+    torch.testing.assert_close(plain[mask.bool()], fused[mask.bool()])
+    large = build_gpt2(WORDS.model_copy(update={"width": 768, "heads": 12}), 9, end=0)
+    assert large.config._attn_implementation == "sdpa"
+
+
 TEXTS = ["Is it normal? No, it isn't.", "C3:  12.5% of\tthe brain.\n", 'He said "no"; über, 图']
 
 

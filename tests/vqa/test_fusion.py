@@ -37,8 +37,10 @@ def golden_former(golden):
     return former, table
 
 
-def test_the_published_bert(golden_former):
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_published_bert(golden_former, attention):
     former, table = golden_former
+    former.model.set_attn_implementation(attention)
     visual = table["in.visual"]
     with torch.no_grad():
         assert_parity(former(visual), table["out.zero_queries"])
@@ -50,7 +52,7 @@ def test_the_published_bert(golden_former):
 
 def test_the_published_attention_is_not_causal(golden_former):
     former, table = golden_former
-    former.model.set_attn_implementation("eager")
+    assert former.model.config._attn_implementation == "eager", "which returns its weights"
     attention = former.model.encoder.layer[0].attention
     every = torch.zeros(2, 1, 8, 8)
     with torch.no_grad():

@@ -182,6 +182,7 @@ def _bert_sizes(config: FormerConfig) -> BertConfig:
         hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,
         initializer_range=_spread(config.width),
+        attn_implementation=_attention(config.width),
     )
     return sizes
 
@@ -199,8 +200,15 @@ def _gpt2_sizes(config: LanguageConfig, vocabulary: int, end: int) -> GPT2Config
         embd_pdrop=config.dropout,
         attn_pdrop=config.dropout,
         initializer_range=_spread(config.width),
+        attn_implementation=_attention(config.width),
     )
     return sizes
+
+
+def _attention(width: int) -> str:
+    """transformers' name of two plain products for a small network: torch's own attention is slow
+    in bf16 on a CPU (`python benchmarks/attention.py`)."""
+    return "sdpa" if width >= PUBLISHED_WIDTH else "eager"
 
 
 def _spread(width: int) -> float:

@@ -62,26 +62,12 @@ class VisualConfig(BackboneConfig):
     a ViT has positions of its own."""
     frozen: bool = False
     """Not published: keep the weights as they are and train only what reads their tokens."""
-    frozen_stages: int = Field(default=0, ge=0)
-    """cnn, not published: so many of the first stages keep their weights. They see the largest maps
-    and take most of the time of training."""
     arguments: Mapping[str, Any] = {}
     """Random weights: sizes other than the architecture's own, as timm takes them; for clip
     embed_dim, vision_cfg and text_cfg, as open_clip does."""
     patch: None = None
     mean: None = None
     std: None = None
-
-    @model_validator(mode="after")
-    def _stages_are_run(self) -> Self:
-        if self.frozen_stages and self.kind != "cnn":
-            raise ValueError(f"frozen_stages are of a cnn, not of a {self.kind}; set frozen.")
-        if self.frozen_stages > self.stage + 1:
-            raise ValueError(
-                f"frozen_stages {self.frozen_stages} are more than the {self.stage + 1} that "
-                f"stage {self.stage} runs."
-            )
-        return self
 
 
 class FormerConfig(PretrainedConfig):

@@ -122,7 +122,7 @@ OFFLINE_DATA = VqaDataConfig(
     items="triples",
 )
 OFFLINE_FIT = FitOptions(
-    epochs=9,
+    epochs=15,
     batch_size=8,
     learning_rate=6e-4,
     optimiser="adamw",
@@ -143,7 +143,7 @@ def offline_config() -> VqaConfig:
     """KQ-Former concat on an ImageNet CNN; a small BERT and GPT-2 that know no language yet."""
     return VqaConfig(
         visual=VisualConfig(
-            name="tf_efficientnet_lite0.in1k", kind="cnn", stage=3, positions=True, frozen_stages=3
+            name="tf_efficientnet_lite0.in1k", kind="cnn", stage=3, positions=True, frozen=True
         ),
         former=FormerConfig(
             name="small-bert",
@@ -155,7 +155,7 @@ def offline_config() -> VqaConfig:
             **RANDOM,
         ),
         decoder=LanguageConfig(
-            name="small-gpt2", tokenizer="words", layers=3, positions=256, **RANDOM
+            name="small-gpt2", tokenizer="words", layers=3, positions=256, dropout=0.0, **RANDOM
         ),
         loss="first_tokens",
         greedy=True,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scanomaly.backbones.cnn import stage_names
+from scanomaly.backbones.folding import fold_batch_norms
 from scanomaly.backbones.loading import Source, filled, find_source
 from scanomaly.backbones.resample import resample_positions
 from scanomaly.backbones.vit import VisionTransformerBackbone
@@ -44,24 +45,21 @@ class VisualEncoder(nn.Module, ABC):
         self.tokens = tokens
         """None: they depend on the side of the images."""
         self.arguments: Mapping[str, Any] = {}
-        self._frozen: tuple[nn.Module, ...] = ()
+        self._frozen = False
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
         """The tokens."""
 
-    def freeze(self, parts: Sequence[nn.Module]) -> Self:
-        """Keep the weights of these parts as they are, in eval mode."""
-        self._frozen = tuple(parts)
-        for part in self._frozen:
-            part.requires_grad_(False)
-        return self.train(self.training)
+    def freeze(self) -> Self:
+        """Keep the weights as they are, in eval mode from now on; batch norms are folded."""
+        self._frozen = True
+        self.requires_grad_(False).eval()
+        fold_batch_norms(self)
+        return self
 
     def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
+        return super().train(mode and not self._frozen)
 
 
 class ViTEncoder(VisualEncoder):
@@ -137,7 +135,7 @@ def build_encoder(config: VisualConfig) -> VisualEncoder:
     patches do not divide.
     """
     encoder = KINDS[config.kind](config)
-    return encoder.freeze([encoder.network]) if config.frozen else encoder
+    return encoder.freeze() if config.frozen else encoder
 
 
 def _timm_source(config: VisualConfig) -> Source:
@@ -163,7 +161,6 @@ def _cnn(config: VisualConfig) -> VisualEncoder:
             f"{config.name} has stages 0 to {len(stages) - 1}, got visual.stage {config.stage}."
         )
     names = [name for names, _ in stages[: config.stage + 1] for name in names]
-    frozen = [name for names, _ in stages[: config.frozen_stages] for name in names]
     information: Any = network.feature_info
     side = config.upsample or config.side
     grid = None if side is None else math.ceil(side / information[config.stage]["reduction"])
@@ -177,7 +174,7 @@ def _cnn(config: VisualConfig) -> VisualEncoder:
         positions=config.positions,
     )
     encoder.arguments = source.arguments
-    return encoder.freeze([network.get_submodule(name) for name in frozen])
+    return encoder
 
 
 def _trunk(network: nn.Module, names: list[str]) -> nn.Sequential:

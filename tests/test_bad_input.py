@@ -192,7 +192,7 @@ class TestBadInput:
 
     def test_missing_weights_say_how_to_get_them(self, refused, tiny, tmp_path, monkeypatch):
         monkeypatch.setenv("SCANOMALY_WEIGHTS", str(tmp_path))
-        monkeypatch.setattr("scanomaly.backbones.weights.places._in_hub_cache", lambda _: None)
+        monkeypatch.setattr("scanomaly.backbones.weights.places._in_hub_cache", lambda *_: None)
         words = ["fit", "qfae-brain", "--data", tiny.data, "--out", tmp_path / "run"]
         message = (
             r"weights of vit_large_patch14_reg4_dinov2\.lvd142m are not on this machine .*MB; "

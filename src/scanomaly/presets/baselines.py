@@ -156,7 +156,7 @@ OFFLINE: Mapping[str, AnomalibConfig] = {
 """Preset -> the model on EfficientNet-Lite0, or with small networks of its own."""
 
 OFFLINE_EPOCHS = 10
-IN_BF16 = ("stfpm", "cfa")
+IN_BF16 = ("cfa",)
 """Models that train as well in bf16, in three quarters of the time on a CPU."""
 
 

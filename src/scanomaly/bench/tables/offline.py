@@ -154,7 +154,7 @@ def offline() -> Table:
         "What works offline, on five simulated styles",
         (*_beside_qfae(NORMAL_ROWS), *_language_rows().values()),
         notes=(
-            "No graphics card: about 37 minutes for the first seed (--quick) on two cores of a CPU. "
+            "No graphics card: two CPU cores take about 37 minutes for the first seed (--quick). "
             "`offline-slow` has what would take longer than three hours for three.",
             "QFAE starts from its warm start on brain, which it was made for, and from scratch on "
             "the other styles.",

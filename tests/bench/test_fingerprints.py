@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +47,17 @@ def test_a_moved_image_counts(tmp_path: Path, brain: Path):
     image = next((brain / "train/good/img").iterdir())
     image.rename(brain / "test/good/img" / image.name)
     assert of(tmp_path, brain) != before
+
+
+@pytest.mark.parametrize(
+    "change", [{"patient": "p9"}, {"label": None}, {"split": "valid"}, {"kind": "cyst"}]
+)
+def test_what_is_known_of_an_image_counts(tmp_path: Path, brain: Path, change: dict[str, Any]):
+    manifest = read_manifest(brain)
+    *rows, last = manifest.rows
+    changed = replace(manifest, rows=(*rows, replace(last, **change)))
+    found = Fingerprints(tmp_path).of_manifests
+    assert found([changed]) != found([manifest])
 
 
 def test_content_is_read_once(tmp_path: Path, brain: Path, monkeypatch: pytest.MonkeyPatch):

@@ -39,7 +39,7 @@ class Fingerprints:
         self._known = _read(self._file)
 
     def of_manifests(self, manifests: Iterable[Manifest]) -> str:
-        """Of all images and masks of some data sets, with their ids, splits, labels, patients."""
+        """Of all images and masks of some data sets, with everything that is known of them."""
         return self._of([entry for manifest in manifests for entry in _images(manifest)])
 
     def of_corpus(self, corpus: Corpus) -> str:
@@ -68,8 +68,9 @@ class Fingerprints:
 
 def _images(manifest: Manifest) -> Iterator[Entry]:
     for row in manifest:
-        facts = (row.dataset, row.id, row.split, row.label, row.patient, row.mask is not None)
-        yield Entry(json.dumps(facts), (row.path,) if row.mask is None else (row.path, row.mask))
+        files = (row.path,) if row.mask is None else (row.path, row.mask)
+        facts = (row.dataset, row.id, row.split, row.label, row.patient, len(files), row.kind)
+        yield Entry(json.dumps(facts), files)
 
 
 def _questions(corpus: Corpus) -> Iterator[Entry]:

@@ -122,7 +122,7 @@ OFFLINE_DATA = VqaDataConfig(
     items="triples",
 )
 OFFLINE_FIT = FitOptions(
-    epochs=15,
+    epochs=11,
     batch_size=8,
     learning_rate=6e-4,
     optimiser="adamw",

@@ -9,9 +9,18 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from importing.published_files import mvfa, mvfa_content, saved
+from importing.published_files import (
+    iqe_clip,
+    iqe_content,
+    kq_former,
+    mvfa,
+    mvfa_content,
+    qfae,
+    random_values,
+    saved,
+)
 from scanomaly.errors import CheckpointError
 from scanomaly.importing.published import SAFE, read_published
 
@@ -24,21 +33,35 @@ def test_nested_state_dicts_and_parameters(tmp_path):
     assert not found.strange
 
 
+def as_lightning(tensors: dict[str, Tensor]) -> dict[str, object]:
+    return {"state_dict": OrderedDict(tensors), "epoch": 3}
+
+
 @pytest.mark.slow
-def test_a_file_of_full_size(tmp_path):
-    """MVFA's: 50 MB of values under the published keys, each read back as it was."""
-    torch.manual_seed(0)
-    tensors = {name: torch.randn(shape) for name, shape in mvfa().items()}
-    file = saved(mvfa_content(tensors), tmp_path / "few-shot" / "Brain.pth")
-    assert file.stat().st_size > 50e6
+@pytest.mark.parametrize(
+    ("shapes", "content", "megabytes"),
+    [
+        (mvfa(), mvfa_content, 50),
+        (iqe_clip(), iqe_content, 190),
+        (qfae(), as_lightning, 1400),
+        (kq_former(), as_lightning, 1300),
+    ],
+    ids=["mvfa", "iqe-clip", "qfae", "kqf"],
+)
+def test_a_file_of_full_size(shapes, content, megabytes, tmp_path):
+    """Values under all published keys in the published layout, each read back as it was."""
+    tensors = random_values(shapes)
+    file = saved(content(tensors), tmp_path / "best.pth")
+    assert file.stat().st_size > megabytes * 1e6
     found = read_published(file)
-    assert found.shapes == mvfa()
+    assert found.shapes == shapes
     assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
-    assert (found.strange, found.training_state) == ((), ())
-    broken = tmp_path / "broken.pth"
-    broken.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match=r"broken\.pth cannot be read as a checkpoint"):
-        read_published(broken)
+    assert not found.strange
+    with file.open("r+b") as stream:
+        stream.truncate(file.stat().st_size - 1000)
+    with pytest.raises(CheckpointError, match=r"best\.pth cannot be read as a checkpoint"):
+        read_published(file)
+    file.unlink()  # pytest would keep it
 
 
 def test_the_older_format_of_torch(tmp_path):

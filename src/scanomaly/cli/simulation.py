@@ -123,7 +123,7 @@ def demo(
         str | None, typer.Option(help="brain, oct, ct, tissue or chest; each method has its own.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller, in about a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller, in a minute or two.")] = False,
     with_vqa: Annotated[
         bool, typer.Option("--with-vqa", help="A demo of its own: heads, QFAE, answers about them.")
     ] = False,

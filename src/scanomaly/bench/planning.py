@@ -142,9 +142,10 @@ class _Planner:
         if not data.exists():
             raise DataError(f"{data}: expected a folder of data sets, found nothing; check --data.")
         try:
-            contents, judges = self._needs(experiment, cell, data)
+            contents = self._needs(experiment, cell, data)
         except MissingError as missing:
             return PlannedCell(row, column, seed, protocol, None, missing.reasons)
+        judges = self._judges(cell) if isinstance(experiment, VqaRun) else ()
         job = Job.of(experiment, cell.dataset, protocol, contents, judges)
         if job.digest not in self.jobs:
             folder = runs_folder(self.out, job.digest)
@@ -153,17 +154,16 @@ class _Planner:
             self.tasks[job.digest] = Task(job.digest, folder, data, words, self.wanted.device)
         return PlannedCell(row, column, seed, protocol, job.digest, data=contents.data)
 
-    def _needs(
-        self, experiment: Run | VqaRun, cell: Cell, data: Path
-    ) -> tuple[Contents, tuple[str, ...]]:
-        """What the cell's job reads, and who judges its answers. Raises MissingError."""
-        parts: list[Callable[[], str | tuple[str, ...]]] = [
-            lambda: self._weights(experiment),
-            lambda: self._judges(cell) if isinstance(experiment, VqaRun) else (),
-            lambda: self._fingerprint(experiment, cell.dataset, data),
-        ]
-        weights, judges, fingerprint = _all_of(parts)
-        return Contents(str(fingerprint), str(weights)), tuple(judges)
+    def _needs(self, experiment: Run | VqaRun, cell: Cell, data: Path) -> Contents:
+        """What the cell's job reads. Raises MissingError, for the judge of the cell too."""
+        weights, fingerprint, _ = _all_of(
+            (
+                lambda: self._weights(experiment),
+                lambda: self._fingerprint(experiment, cell.dataset, data),
+                lambda: self._own_judge(cell),
+            )
+        )
+        return Contents(fingerprint, weights)
 
     def _weights(self, experiment: Run | VqaRun) -> str:
         """Fingerprint of what the experiment begins with. Raises MissingError."""
@@ -174,11 +174,15 @@ class _Planner:
                 raise
             return ""
 
-    def _judges(self, cell: Cell) -> tuple[str, ...]:
-        """The judges of all cells of this cell's experiment, so that one job serves them all.
+    def _own_judge(self, cell: Cell) -> str:
+        """Empty where it has none. Raises MissingError."""
+        judge = judge_of(cell)
+        if judge is not None and self.wanted.weights_are_here:
+            require_judge(judge)
+        return judge or ""
 
-        Raises MissingError where the cell's own is not here.
-        """
+    def _judges(self, cell: Cell) -> tuple[str, ...]:
+        """The judges of all cells of this cell's experiment, so that one job serves them all."""
         asked = {judge_of(cell)} | {
             judge_of(other)
             for _, _, other in self.wanted.table.experiments()
@@ -187,9 +191,6 @@ class _Planner:
         names = tuple(sorted(name for name in asked if name is not None))
         if not self.wanted.weights_are_here:
             return names
-        own = judge_of(cell)
-        if own is not None:
-            require_judge(own)
         return tuple(name for name in names if _is_here(name))
 
     def _fingerprint(self, experiment: Run | VqaRun, dataset: str, data: Path) -> str:
@@ -288,30 +289,27 @@ def weights_of(experiment: Run | VqaRun) -> list[Path]:
     """
     start = experiment.fit.warm_start
     asked = dict.fromkeys((n.name, n.weights) for n in pretrained_networks(experiment))
-    files = [partial(_weights_of, name, place) for name, place in asked]
-    return _all_of(files if start is None else [*files, partial(_warm_start, start)])
+    looks = [partial(_weight_file, name, place) for name, place in asked]
+    if start is not None:
+        looks.append(partial(warm_start_file, start))
+    return _all_of(partial(_found, look) for look in looks)
 
 
-def _weights_of(name: str, place: str | None) -> Path:
+def _weight_file(name: str, place: str | None = None) -> Path:
+    return weight_file(locate(name, place), name)
+
+
+def _found(look: Callable[[], Found]) -> Found:
+    """What `look` finds. Raises MissingError in the place of its errors."""
     try:
-        return weight_file(locate(name, place), name)
-    except (WeightsError, ConfigError) as error:
-        raise MissingError(str(error)) from error
-
-
-def _warm_start(start: str) -> Path:
-    try:
-        return warm_start_file(start)
+        return look()
     except (WeightsError, ConfigError) as error:
         raise MissingError(str(error)) from error
 
 
 def require_judge(name: str) -> None:
-    """The same for a model that judges answers."""
-    try:
-        locate(JUDGES.get(name, name))
-    except WeightsError as error:
-        raise MissingError(str(error)) from error
+    """Raises MissingError where a model that judges answers is not here."""
+    _found(partial(locate, JUDGES.get(name, name)))
 
 
 def _is_here(name: str) -> bool:

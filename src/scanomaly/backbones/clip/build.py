@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from scanomaly.backbones.clip.text import ClipText
 from scanomaly.backbones.clip.vision import ClipVision
 from scanomaly.backbones.loading import compare_shapes, read_state
-from scanomaly.backbones.weights import CLIP_WEIGHT_FILES, describe, locate, weight_file
+from scanomaly.backbones.weights import CLIP_WEIGHT_FILES, described, locate, weight_file
 from scanomaly.config.backbones import RANDOM_WEIGHTS, ClipConfig
 from scanomaly.errors import ConfigError, WeightsError
 
@@ -125,14 +125,14 @@ def _source(file: Path | None, name: str) -> Source:
 def _require_safetensors(file: Path, name: str) -> None:
     if file.suffix == ".safetensors":
         return
-    try:
-        entry = describe(name)
+    entry = described(name)
+    if entry is None:
+        remedy = f"save open_clip's state dict as {CLIP_WEIGHT_FILES[0]} with safetensors"
+    else:
         remedy = (
             f"`scanomaly weights fetch {entry.name} --to DIR`, or copy {' and '.join(entry.files)} "
             f"from https://huggingface.co/{entry.repository}"
         )
-    except WeightsError:
-        remedy = f"save open_clip's state dict as {CLIP_WEIGHT_FILES[0]} with safetensors"
     raise WeightsError(
         f"expected a .safetensors file in open_clip's format for {name}, got {file} (OpenAI's own "
         f".pt files are TorchScript archives, which hold code and are not opened): {remedy}."

@@ -8,6 +8,7 @@ from scanomaly.backbones.weights.inventory import (
     INVENTORY,
     Pretrained,
     describe,
+    described,
     is_language,
     licence_of,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Pretrained",
     "Progress",
     "describe",
+    "described",
     "directories",
     "fetch",
     "find",

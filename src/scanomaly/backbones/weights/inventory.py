@@ -188,12 +188,18 @@ def describe(name: str) -> Pretrained:
     return _known_to_open_clip(name) if is_clip(name) else _known_to_timm(name)
 
 
+def described(name: str) -> Pretrained | None:
+    """As `describe`; None for a name that nobody knows, such as your own for your own file."""
+    try:
+        return describe(name)
+    except WeightsError:
+        return None
+
+
 def licence_of(name: str) -> str:
     """The licence of a weight, in words; your own files under a name of your own have none here."""
-    try:
-        return describe(name).licence
-    except WeightsError:
-        return "your own file, licence not known here"
+    entry = described(name)
+    return "your own file, licence not known here" if entry is None else entry.licence
 
 
 def _known_to_timm(name: str) -> Pretrained:

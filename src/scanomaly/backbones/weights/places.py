@@ -7,7 +7,13 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from scanomaly.backbones.weights.inventory import DEFAULT_TAGS, Pretrained, describe, is_clip
+from scanomaly.backbones.weights.inventory import (
+    DEFAULT_TAGS,
+    Pretrained,
+    describe,
+    described,
+    is_clip,
+)
 from scanomaly.config.backbones import PretrainedConfig
 from scanomaly.errors import WeightsError
 
@@ -48,9 +54,8 @@ def find(name: str, given: Sequence[Path | str] = ()) -> Path | None:
     inside = _in_directories(name, files, given)
     if inside is not None:
         return inside
-    try:
-        entry = describe(name)
-    except WeightsError:
+    entry = described(name)
+    if entry is None:
         return None
     return _in_package(entry) or _in_hub_cache(entry.repository, files)
 
@@ -175,20 +180,13 @@ def require_weights(networks: Iterable[PretrainedConfig]) -> None:
     Paths and names that are not known are left to who builds the network, and knows its kind.
     """
     names = dict.fromkeys(network.name for network in networks if network.weights is None)
-    missing = [name for name in names if find(name) is None and _is_known(name)]
-    fetched = [entry for entry in map(describe, missing) if not entry.command]
-    alone = [name for name in missing if describe(name).command or len(fetched) == 1]
+    missing = (described(name) for name in names if find(name) is None)
+    entries = [entry for entry in missing if entry is not None]
+    fetched = [entry for entry in entries if not entry.command]
+    alone = [entry.name for entry in entries if entry.command or len(fetched) == 1]
     together = [_missing_together(fetched)] if len(fetched) > 1 else []
-    if missing:
+    if entries:
         raise WeightsError(" ".join([*together, *map(missing_message, alone)]))
-
-
-def _is_known(name: str) -> bool:
-    try:
-        describe(name)
-    except WeightsError:
-        return False
-    return True
 
 
 def _missing_together(entries: Sequence[Pretrained]) -> str:

@@ -1,6 +1,6 @@
 """Offline QFAE against PatchCore on the same frozen features, on simulated patients.
 
-    python benchmarks/offline_quality.py WORK [--seeds 0 1 2] [--patients 300]
+    python benchmarks/offline_quality.py WORK [--seeds 0 1 2] [--patients 200]
 
 For each seed: a phantom data set, `qfae-offline` (with its warm start), the same from scratch, and
 `patchcore-offline` at the same image side and at 256 px. Prints a Markdown table of image AUROC, by
